@@ -1,0 +1,62 @@
+"""The operators of our own domain, `nnconv`: what ONNX lacks.
+
+Each is declared here once: inputs, outputs, attributes. Its shape rule stands in `infer/`, its meaning and
+gradient in `runtime/ops/`, and, where it can be said in standard operators, its body in `functions.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnconv.schemas.operators import Attribute, Formal, Operator
+
+
+def _declare(name: str, inputs: str, outputs: str, **attributes: Any) -> Operator:
+    """`inputs` and `outputs` are names apart by blanks, `?` behind an optional and `*` behind a variadic one.
+
+    An attribute is given by its default, or by its type where it has none.
+    """
+    return Operator(
+        name=f"nnconv.{name}",
+        inputs=tuple(map(_formal, inputs.split())),
+        outputs=tuple(map(_formal, outputs.split())),
+        attributes={key: _attribute(value) for key, value in attributes.items()},
+        since=(1,),
+    )
+
+
+def _formal(text: str) -> Formal:
+    kind = {"?": "optional", "*": "variadic"}.get(text[-1], "single")
+    return Formal(text.rstrip("?*"), kind, "T")
+
+
+def _attribute(default: Any) -> Attribute:
+    if isinstance(default, type):
+        return Attribute(default.__name__.replace("tuple", "ints").replace("str", "string"))
+    kind = {int: "int", float: "float", str: "string", tuple: "ints"}[type(default)]
+    return Attribute(kind, default)
+
+
+_LOSS = {"normalization": "VALID", "axis": 1, "ignore_label": int}
+
+OPERATORS: dict[str, Operator] = {
+    op.name: op
+    for op in (
+        # shapes in Caffe's way: axes [axis, end_axis] become one; `dims` replace num_axes axes from `axis`
+        _declare("Flatten", "X", "Y", axis=1, end_axis=-1),
+        _declare("Reshape", "X", "Y", dims=tuple, axis=0, num_axes=-1),
+        # windows that may lie outside the data: Caffe's pooling without padding where stride > kernel
+        _declare("Pool", "X", "Y", mode="MAX", kernel_shape=tuple, strides=tuple, pads=tuple,
+                 round_mode="CEIL"),
+        # behaviour that depends on the mode of the run; `use_global_stats` is -1 for "as the mode says"
+        _declare("BatchNorm", "X mean_sum variance_sum factor", "Y mean_sum_next? variance_sum_next? "
+                 "factor_next?", epsilon=1e-5, moving_average_fraction=0.999, use_global_stats=-1),
+        _declare("Dropout", "X", "Y", ratio=0.5, seed=0),
+        # losses with Caffe's normalisers
+        _declare("SoftmaxWithLoss", "X label", "loss", **_LOSS),
+        _declare("SigmoidCrossEntropyLoss", "X target", "loss", normalization="BATCH_SIZE",
+                 ignore_label=int),
+        _declare("EuclideanLoss", "A B", "loss"),
+        _declare("Accuracy", "X label", "accuracy per_class?", axis=1, top_k=1, ignore_label=int),
+    )
+}
