@@ -56,7 +56,9 @@ def entry(schema: defs.OpSchema, versions: list[int]) -> dict[str, Any]:
         "since": versions,
     }
     if schema.attributes:
-        result["attributes"] = {name: attribute(spec) for name, spec in sorted(schema.attributes.items())}
+        result["attributes"] = {
+            name: attribute(spec) for name, spec in sorted(schema.attributes.items())
+        }
     types = {c.type_param_str: sorted(c.allowed_type_strs) for c in schema.type_constraints}
     result["types"] = types
     if schema.deprecated:
@@ -77,7 +79,7 @@ def attribute(spec: Any) -> dict[str, Any]:
     if spec.default_value is not None and spec.default_value.type != onnx.AttributeProto.UNDEFINED:
         value = helper.get_attribute_value(spec.default_value)
         if isinstance(value, float):
-            value = float(f"{value:.7g}")  # the table says what the specification says, not its float32
+            value = float(f"{value:.7g}")  # what the specification says, not its float32
         if isinstance(value, bytes):
             value = value.decode()
         if isinstance(value, list):

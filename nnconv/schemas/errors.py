@@ -9,17 +9,22 @@ One exception class for each *reaction* of a caller, not for each cause:
     ├── MismatchError       a check compared two things that differ   -> look at the diff  (exit 1)
     └── InternalError       a bug of ours                             -> report it         (exit 70)
 
-Every error carries one or more `Problem`s: what is wrong, where (`SourceSpan`) and a hint. A `Report`
-collects the problems of one file, so that a user sees all of them at once; the same object prints,
-becomes JSON, and is raised.
+Every error carries one or more `Problem`s: what is wrong, where (`SourceSpan`) and a hint. A
+`Report` collects the problems of one file, so that a user sees all of them at once; the same object
+prints, becomes JSON, and is raised.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
+
+LONGEST_LINE = 400
+"""Characters of a line of a message; files may hold names of a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +64,34 @@ class Problem:
         """The one clear line, then the offending source line with a caret, then the hint."""
         label = "" if self.severity == "error" else f"{self.severity}: "
         where = f"{self.span}: " if self.span and (self.span.file or self.span.line) else ""
-        lines = [f"{where}{label}{self.message}"]
+        lines = [visible(f"{where}{label}{self.message}")]
+        hint = visible(self.hint)
         margin = " " * 5
         if self.span and self.span.excerpt and self.span.line:
-            lines.append(f"{self.span.line:>5} | {self.span.excerpt.expandtabs(1).rstrip()}")
+            excerpt = _UNSEEN.sub("?", self.span.excerpt.expandtabs(1)).rstrip()
+            lines.append(f"{self.span.line:>5} | {excerpt}")
             if self.span.column:
                 caret = " " * (self.span.column - 1) + "^"
-                lines.append(f"{margin} | {caret} {self.hint}".rstrip())
+                lines.append(f"{margin} | {caret} {hint}".rstrip())
                 return "\n".join(lines)
-        if self.hint:
-            lines.append(f"{margin} | {self.hint}")
+        if hint:
+            lines.append(f"{margin} | {hint}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"severity": self.severity, "message": self.message, "hint": self.hint}
+        known: dict[str, Any] = {
+            "severity": self.severity,
+            "message": self.message,
+            "hint": self.hint,
+        }
         known["rule"] = self.rule
         known["where"] = self.span.to_dict() if self.span else None
         return {key: value for key, value in known.items() if value}
 
 
 class NnconvError(Exception):
-    """Base of all errors that nnconv raises on purpose; `problems` holds what is wrong, in order."""
+    """Base of all errors that nnconv raises on purpose; `problems` holds what is wrong, in
+    order."""
 
     exit_code: ClassVar[int] = 2
     problems: tuple[Problem, ...]
@@ -134,7 +146,8 @@ class Report:
     """All that is to be said about one file or one job, in the order it was found.
 
     >>> report = Report("net.prototxt")
-    >>> report.error("local_size must be odd, got 4", SourceSpan("net.prototxt", 31, 17), hint="5 is usual")
+    >>> span = SourceSpan("net.prototxt", 31, 17)
+    >>> report.error("local_size must be odd, got 4", span, hint="5 is usual")
     >>> report.ok
     False
     """
@@ -142,13 +155,19 @@ class Report:
     subject: str = ""
     problems: list[Problem] = field(default_factory=list)
 
-    def error(self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = "") -> None:
+    def error(
+        self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = ""
+    ) -> None:
         self.problems.append(Problem(message, span, hint, "error", rule))
 
-    def warning(self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = "") -> None:
+    def warning(
+        self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = ""
+    ) -> None:
         self.problems.append(Problem(message, span, hint, "warning", rule))
 
-    def note(self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = "") -> None:
+    def note(
+        self, message: str, span: SourceSpan | None = None, hint: str = "", rule: str = ""
+    ) -> None:
         self.problems.append(Problem(message, span, hint, "note", rule))
 
     def extend(self, error: NnconvError) -> None:
@@ -164,7 +183,8 @@ class Report:
         return not self.errors
 
     def raise_if_errors(self, kind: type[NnconvError] = InputError) -> None:
-        """Raise all errors found so far as one exception of class `kind`; do nothing when there is none."""
+        """Raise all errors found so far as one exception of class `kind`; do nothing when there is
+        none."""
         if errors := self.errors:
             raise kind(errors)
 
@@ -175,7 +195,16 @@ class Report:
         return "\n".join(map(str, self.problems)) or f"{self.subject}: nothing to report"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"subject": self.subject, "ok": self.ok, "problems": [p.to_dict() for p in self.problems]}
+        return {
+            "subject": self.subject,
+            "ok": self.ok,
+            "problems": [p.to_dict() for p in self.problems],
+        }
+
+
+# Comparing takes about 10 us a pair of names, more for long ones, and names come from files.
+_LONGEST_NAME = 100
+_MOST_NAMES = 1000
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -184,8 +213,33 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     >>> did_you_mean("Convolutoin", ["Convolution", "Pooling"])
     "did you mean 'Convolution'?"
     """
-    lowered = {candidate.lower(): candidate for candidate in known}
+    longest = 2 * len(name) + 1
+    if len(name) > _LONGEST_NAME:
+        return ""
+    near_in_length = (candidate for candidate in known if len(candidate) <= longest)
+    lowered = {candidate.lower(): candidate for candidate in islice(near_in_length, _MOST_NAMES)}
     near = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.6)
     if not near:
         return ""
     return "did you mean " + " or ".join(f"'{lowered[candidate]}'" for candidate in near) + "?"
+
+
+# what moves a terminal's cursor, colours it, or turns the direction of writing
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text from a file as it may be shown: control characters spelt out, long lines cut.
+
+    >>> visible("name\\x1b[31m")
+    'name\\\\x1b[31m'
+    """
+    text = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    if len(text) <= LONGEST_LINE:
+        return text
+    return "\n".join(map(_cut, text.split("\n")))
+
+
+def _cut(line: str) -> str:
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"

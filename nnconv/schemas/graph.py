@@ -1,9 +1,9 @@
 """The model in memory: a Graph of Nodes over Values, and the records of the layers it came from.
 
-A Value is one tensor with one origin (a graph input, stored data, or a node's output) and a table of
-uses; a Node applies one operator. Rewrites are local: every link is kept on both sides, so inserting,
-replacing and removing cost the same in a graph of ten nodes or of 100,000. Arithmetic on values
-(`x * scale + 1`) emits nodes, which makes converter rules and gradients read like formulas.
+A Value is one tensor with one origin (a graph input, stored data, or a node's output) and a table
+of uses; a Node applies one operator. Rewrites are local: every link is kept on both sides, so
+inserting, replacing and removing cost the same in a graph of ten nodes or of 100,000. Arithmetic on
+values (`x * scale + 1`) emits nodes, which makes converter rules and gradients read like formulas.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nnconv.schemas import infer
-from nnconv.schemas.dims import Shape
+from nnconv.schemas.dims import Content, Shape
 from nnconv.schemas.errors import InputError, InternalError, SourceSpan
 from nnconv.schemas.operators import operator
 from nnconv.schemas.types import DType
@@ -27,7 +27,8 @@ Scalar = bool | int | float
 
 @dataclass(slots=True)
 class Filler:
-    """How a parameter starts when no weights are given (Caffe's FillerParameter, CAFFE.md section 9)."""
+    """How a parameter starts when no weights are given (Caffe's FillerParameter, CAFFE.md section
+    9)."""
 
     type: str = "constant"
     options: dict[str, Any] = field(default_factory=dict)
@@ -37,8 +38,8 @@ class Filler:
 class Parameter:
     """What training needs to know about a stored value: it marks the value as a parameter.
 
-    `lr_mult` and `decay_mult` scale the solver's rate and weight decay (Caffe's ParamSpec); `filler` gives
-    the start values where the model has no weights yet.
+    `lr_mult` and `decay_mult` scale the solver's rate and weight decay (Caffe's ParamSpec);
+    `filler` gives the start values where the model has no weights yet.
     """
 
     lr_mult: float = 1.0
@@ -54,9 +55,10 @@ class Parameter:
 class LayerRecord:
     """One layer of the source, as read. All nodes made from it share it.
 
-    `message` is the serialised source message without its blobs, `parameters` names the values that hold
-    those blobs, in order. `fingerprint` identifies the nodes that the reading rule emitted: while the graph
-    still has exactly these, a writer may emit `message` again instead of matching patterns.
+    `message` is the serialised source message without its blobs, `parameters` names the values that
+    hold those blobs, in order. `fingerprint` identifies the nodes that the reading rule emitted:
+    while the graph still has exactly these, a writer may emit `message` again instead of matching
+    patterns.
     """
 
     name: str
@@ -68,12 +70,26 @@ class LayerRecord:
 
 
 class Value:
-    """A tensor in a graph: its name, element type, shape (None while unknown) and where it comes from.
+    """A tensor in a graph: its name, element type, shape (None while unknown) and where it comes
+    from.
 
     `data` is the stored array of a constant or parameter (it may be a view into a mapped file).
+    `content` is what inference knows of the elements of a small computed integer tensor: sizes on
+    their way from a Shape to a Reshape, each an integer, an expression, or None.
     """
 
-    __slots__ = ("data", "dtype", "graph", "index", "name", "parameter", "producer", "shape", "uses")
+    __slots__ = (
+        "content",
+        "data",
+        "dtype",
+        "graph",
+        "index",
+        "name",
+        "parameter",
+        "producer",
+        "shape",
+        "uses",
+    )
 
     def __init__(
         self, graph: Graph, name: str, dtype: DType = DType.UNDEFINED, shape: Shape | None = None
@@ -85,6 +101,7 @@ class Value:
         self.producer: Node | None = None
         self.index = 0
         self.data: Array | None = None
+        self.content: Content | None = None
         self.parameter: Parameter | None = None
         self.uses: dict[tuple[Node, int], None] = {}
 
@@ -137,7 +154,8 @@ class Value:
         return self.graph.binary("Pow", self, other)
 
     def __neg__(self) -> Value:
-        return self.graph.emit("Neg", self)
+        negated: Value = self.graph.emit("Neg", self)
+        return negated
 
     def __str__(self) -> str:
         shape = "?" if self.shape is None else "x".join(map(str, self.shape)) or "scalar"
@@ -152,7 +170,16 @@ class Node:
     `node.strides`; inputs by their formal name in lower case: `node.x`, or by position."""
 
     __slots__ = (
-        "_after", "_before", "attributes", "graph", "inputs", "layer", "linked", "name", "op", "outputs",
+        "_after",
+        "_before",
+        "attributes",
+        "graph",
+        "inputs",
+        "layer",
+        "linked",
+        "name",
+        "op",
+        "outputs",
     )
 
     def __init__(
@@ -176,6 +203,11 @@ class Node:
     def output(self) -> Value:
         return self.outputs[0]
 
+    @property
+    def before(self) -> Node | None:
+        """The node that runs just before this one."""
+        return self._before
+
     def input(self, index: int) -> Value | None:
         """The input at a position, None when it is omitted or beyond the end."""
         return self.inputs[index] if index < len(self.inputs) else None
@@ -194,7 +226,8 @@ class Node:
             value.uses[self, index] = None
 
     def arguments(self) -> dict[str, Any]:
-        """All attributes of the operator by name, defaults filled in; those without a value are None."""
+        """All attributes of the operator by name, defaults filled in; those without a value are
+        None."""
         known = operator(self.op).attributes
         return {name: self.attributes.get(name, spec.default) for name, spec in known.items()} | {
             name: value for name, value in self.attributes.items() if name not in known
@@ -250,8 +283,8 @@ class Loss:
 class Graph:
     """Nodes in execution order, the values between them, and what belongs to the whole.
 
-    `sizes` gives the source's own value for every free size named in an input's shape, for display and
-    as the default when nothing else is asked for. Names of values are unique.
+    `sizes` gives the source's own value for every free size named in an input's shape, for display
+    and as the default when nothing else is asked for. Names of values are unique.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -270,16 +303,30 @@ class Graph:
         self._insert_before: Node | None = None
         self._fresh: dict[str, int] = {}
 
-    # --- reading -------------------------------------------------------------------------------------
+    # --- reading
+    # -------------------------------------------------------------------------------------
 
     @property
     def nodes(self) -> Iterator[Node]:
-        """The nodes in order. Nodes may be inserted and removed meanwhile, the yielded one included."""
+        """The nodes in order. Nodes may be inserted and removed meanwhile, the yielded one
+        included."""
         node = self._first
         while node is not None:
             if node.linked:
                 yield node
             node = node._after  # a removed node still points forward
+
+    @property
+    def last(self) -> Node | None:
+        """The node at the end, None in a graph without nodes."""
+        return self._last
+
+    def after(self, node: Node | None) -> Iterator[Node]:
+        """The nodes behind `node` (None: all), in order; those appended meanwhile come too."""
+        following = self._first if node is None else node._after
+        while following is not None:
+            yield following
+            following = following._after
 
     def __len__(self) -> int:
         return self._count
@@ -292,24 +339,53 @@ class Graph:
     def __str__(self) -> str:
         lines = [f"graph {self.name}"]
         lines += [f"  input {value}" for value in self.inputs]
-        lines += [f"  {'parameter' if v.parameter else 'constant'} {v}"
-                  for v in self.values.values() if v.is_stored]
+        lines += [
+            f"  {'parameter' if v.parameter else 'constant'} {v}"
+            for v in self.values.values()
+            if v.is_stored
+        ]
         lines += [f"  {node}" for node in self.nodes]
         lines += [f"  output {value.name}" for value in self.outputs]
         return "\n".join(lines)
 
-    # --- building ------------------------------------------------------------------------------------
+    # --- building
+    # ------------------------------------------------------------------------------------
 
     def add_input(self, name: str, dtype: DType, shape: Shape | None) -> Value:
         value = self._new_value(name, dtype, shape)
         self.inputs.append(value)
         return value
 
+    def add_value(self, name: str, dtype: DType, shape: Shape | None) -> Value:
+        """A value without an origin yet, for a reader that knows all values before the nodes."""
+        return self._new_value(name, dtype, shape)
+
+    def append(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[Value],
+        attributes: dict[str, Any],
+    ) -> Node:
+        """Append a node as it was stored: outputs keep the types and shapes they have."""
+        node = Node(self, op, inputs, attributes)
+        node.outputs = list(outputs)
+        for index, value in enumerate(outputs):
+            value.producer, value.index = node, index
+        self._link(node)
+        return node
+
     def add_parameter(
-        self, name: str, shape: tuple[int, ...], data: Array | None = None, *,
-        parameter: Parameter | None = None, dtype: DType = DType.FLOAT32,
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        data: Array | None = None,
+        *,
+        parameter: Parameter | None = None,
+        dtype: DType = DType.FLOAT32,
     ) -> Value:
-        """A stored value that training may change; without `data` it has yet to be filled or loaded."""
+        """A stored value that training may change; without `data` it has yet to be filled or
+        loaded."""
         if data is not None:
             dtype = DType.of(data.dtype)
             if data.shape != shape:
@@ -324,35 +400,45 @@ class Graph:
         import numpy as np
 
         array = np.asarray(data, dtype=dtype.numpy if dtype else None)
-        value = self._new_value(name or self.fresh_name("constant"), DType.of(array.dtype), array.shape)
+        value = self._new_value(
+            name or self.fresh_name("constant"), DType.of(array.dtype), array.shape
+        )
         value.data = array
         return value
 
     def emit(
-        self, op: str, *inputs: Value | None, outputs: int | Sequence[str] = 1, name: str = "",
+        self,
+        op: str,
+        *inputs: Value | None,
+        outputs: int | Sequence[str] = 1,
+        name: str = "",
         **attributes: Any,
     ) -> Any:
         """Append (or insert, see `inserting`) a node and infer its outputs' types and shapes.
 
-        `outputs` is their number or their names. Returns the output Value, or a tuple when there are
-        several. Attributes equal to the operator's default, and None, are left out. Raises InputError when
-        the inputs do not fit the operator, UnsupportedError for an operator nobody knows.
+        `outputs` is their number or their names. Returns the output Value, or a tuple when there
+        are several. Attributes equal to the operator's default, and None, are left out. Raises
+        InputError when the inputs do not fit the operator, UnsupportedError for an operator nobody
+        knows.
         """
         schema = operator(op)
         schema.check(len(inputs), attributes)
-        kept = {key: tuple(value) if isinstance(value, list) else value
-                for key, value in attributes.items() if value is not None}
+        kept = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in attributes.items()
+            if value is not None
+        }
         kept = {key: value for key, value in kept.items() if not schema.is_default(key, value)}
         node = Node(self, op, inputs, kept)
         node.name = name
         node.layer = self._layer
         self._link(node)
         wanted = [""] * outputs if isinstance(outputs, int) else outputs
-        for index, wish in enumerate(wanted):
-            value = self._new_value(wish or self.fresh_name(self._stem(op)))
-            value.producer, value.index = node, index
-            node.outputs.append(value)
         try:
+            for index, wish in enumerate(wanted):
+                value = self._new_value(wish or self.fresh_name(self._stem(op)))
+                value.producer, value.index = node, index
+                node.outputs.append(value)
             infer.infer_node(node)
         except Exception:
             self.remove(node)
@@ -362,8 +448,10 @@ class Graph:
     def binary(self, op: str, left: Value | Scalar, right: Value | Scalar) -> Value:
         """`left op right`, numbers becoming constants of the other side's type."""
         dtype = left.dtype if isinstance(left, Value) else right.dtype  # type: ignore[union-attr]
-        operands = [side if isinstance(side, Value) else self.constant(side, dtype)
-                    for side in (left, right)]
+        operands = [
+            side if isinstance(side, Value) else self.constant(side, dtype)
+            for side in (left, right)
+        ]
         result: Value = self.emit(op, *operands)
         return result
 
@@ -378,7 +466,8 @@ class Graph:
 
     @contextmanager
     def inserting(self, before: Node | None) -> Iterator[None]:
-        """Nodes emitted inside are inserted before `before` (None: appended) and share its layer."""
+        """Nodes emitted inside are inserted before `before` (None: appended) and share its
+        layer."""
         previous = self._insert_before, self._layer
         self._insert_before = before
         self._layer = before.layer if before else self._layer
@@ -387,7 +476,8 @@ class Graph:
         finally:
             self._insert_before, self._layer = previous
 
-    # --- rewriting -----------------------------------------------------------------------------------
+    # --- rewriting
+    # -----------------------------------------------------------------------------------
 
     def replace(self, old: Value, new: Value, keep_name: bool = False) -> None:
         """Let every use of `old` (nodes, outputs, state, losses) read `new` instead."""
@@ -425,6 +515,40 @@ class Graph:
         node.linked = False
         self._count -= 1
 
+    def copy(self) -> Graph:
+        """New nodes and values over the same stored arrays, parameter settings and layer records.
+
+        A rewrite of the copy leaves this graph as it is; graphs inside attributes are copied too.
+        """
+        return self._copy({})
+
+    def _copy(self, twins: dict[Value, Value]) -> Graph:
+        """`twins` maps the values of the graphs around, which the nodes of an inner graph may
+        read."""
+        twin = Graph(self.name)
+        twin.sizes, twin.layers, twin._fresh = (
+            dict(self.sizes),
+            list(self.layers),
+            dict(self._fresh),
+        )
+        for value in self.values.values():
+            made = twins[value] = twin._new_value(value.name, value.dtype, value.shape)
+            made.data, made.parameter, made.content = value.data, value.parameter, value.content
+        for node in self.nodes:
+            inputs = [None if value is None else twins[value] for value in node.inputs]
+            attributes = {key: _twin(item, twins) for key, item in node.attributes.items()}
+            made_node = Node(twin, node.op, inputs, attributes)
+            made_node.name, made_node.layer = node.name, node.layer
+            made_node.outputs = [twins[value] for value in node.outputs]
+            for index, value in enumerate(made_node.outputs):
+                value.producer, value.index = made_node, index
+            twin._link(made_node)
+        twin.inputs = [twins[value] for value in self.inputs]
+        twin.outputs = [twins[value] for value in self.outputs]
+        twin.state = [State(s.name, twins[s.read], twins[s.write]) for s in self.state]
+        twin.losses = [Loss(twins[loss.value], loss.weight) for loss in self.losses]
+        return twin
+
     def discard(self, value: Value) -> None:
         """Forget a stored value or input that nobody reads."""
         if not value.uses and value.producer is None:
@@ -450,7 +574,8 @@ class Graph:
         self._fresh[stem] = count
         return name
 
-    # --- inside --------------------------------------------------------------------------------------
+    # --- inside
+    # --------------------------------------------------------------------------------------
 
     def _stem(self, op: str) -> str:
         short = op.rpartition(".")[2].lower()
@@ -481,12 +606,21 @@ class Graph:
         self._count += 1
 
 
+def _twin(item: Any, twins: dict[Value, Value]) -> Any:
+    """An attribute of a copied node: graphs are copied, all else is shared."""
+    if isinstance(item, Graph):
+        return item._copy(twins)
+    if isinstance(item, tuple) and item and isinstance(item[0], Graph):
+        return tuple(graph._copy(twins) for graph in item)
+    return item
+
+
 @dataclass(slots=True)
 class Preprocessing:
     """How a picture becomes the tensor of an input: resize, channel order, (pixel - mean) * scale.
 
-    `mean` is one number per channel (in the input's channel order), `mean_image` a [C, H, W] array to
-    subtract instead; `crop` the side of a centre crop after resizing (0: none).
+    `mean` is one number per channel (in the input's channel order), `mean_image` a [C, H, W] array
+    to subtract instead; `crop` the side of a centre crop after resizing (0: none).
     """
 
     channels: str = "BGR"
@@ -511,7 +645,8 @@ class Source:
 
 
 class Model:
-    """A graph with all that a user or a tool needs around it: modes, preprocessing, labels, origin."""
+    """A graph with all that a user or a tool needs around it: modes, preprocessing, labels,
+    origin."""
 
     def __init__(self, graph: Graph, *, name: str = "", mode: str = "test") -> None:
         self.graph = graph
@@ -537,7 +672,9 @@ class Model:
     @property
     def weights(self) -> Mapping[str, Array]:
         """The arrays of all parameters that have one, by name."""
-        return {name: value.data for name, value in self.parameters.items() if value.data is not None}
+        return {
+            name: value.data for name, value in self.parameters.items() if value.data is not None
+        }
 
     def default_shape(self, value: Value) -> tuple[int, ...]:
         """The shape of an input at the sizes that the source states."""
@@ -547,10 +684,13 @@ class Model:
 
     def __repr__(self) -> str:
         count = sum(value.data.size for value in self.parameters.values() if value.data is not None)
+
         def listed(values: Iterable[Value]) -> str:
             return ", ".join(map(str, values)) or "none"
+
         return (
-            f"<Model {self.name or 'without a name'}: {len(self.graph)} nodes, {count:,} parameters; "
+            f"<Model {self.name or 'without a name'}: {len(self.graph)} nodes, "
+            f"{count:,} parameters; "
             f"inputs {listed(self.inputs)}; outputs {listed(self.outputs)}>"
         )
 

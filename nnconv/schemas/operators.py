@@ -1,8 +1,8 @@
 """What operators exist and how they are called: names, inputs, outputs, attributes with defaults.
 
 Standard operators are those of ONNX at the pinned opset; their table is generated from `onnx.defs`
-(tools/operator_table.py) so that running a model never imports onnx. Operators of our own are declared
-in `operators_nnconv`. Standard operators go by their bare name, others as `domain.Name`.
+(tools/operator_table.py) so that running a model never imports onnx. Operators of our own are
+declared in `operators_nnconv`. Standard operators go by their bare name, others as `domain.Name`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ OPSET = 28
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An attribute: `type` is int, float, string, tensor, graph, ... or the plural; default None is none."""
+    """An attribute: `type` is int, float, string, tensor, graph, ... or the plural; default None is
+    none."""
 
     type: str
     default: Any = None
@@ -31,7 +32,8 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Formal:
-    """A formal input or output: `kind` is single, optional or variadic; `types` a variable or type name."""
+    """A formal input or output: `kind` is single, optional or variadic; `types` a variable or type
+    name."""
 
     name: str
     kind: str = "single"
@@ -68,7 +70,8 @@ class Operator:
 
 
 def operator(name: str) -> Operator:
-    """The operator called `name`; raises UnsupportedError naming the nearest ones when there is none."""
+    """The operator called `name`; raises UnsupportedError naming the nearest ones when there is
+    none."""
     found = _table().get(name)
     if found is None:
         raise UnsupportedError(f"unknown operator '{name}'", hint=did_you_mean(name, _table()))
@@ -86,15 +89,17 @@ def operators() -> Mapping[str, Operator]:
 
 @cache
 def _table() -> dict[str, Operator]:
-    from nnconv.schemas import operators_nnconv
+    from nnconv.schemas import operators_gradients, operators_nnconv
 
     text = resources.files("nnconv.schemas").joinpath("operators.json").read_text(encoding="utf-8")
     table = {name: _decode(name, entry) for name, entry in json.loads(text)["operators"].items()}
-    return table | operators_nnconv.OPERATORS
+    return table | operators_nnconv.OPERATORS | operators_gradients.OPERATORS
 
 
 def _decode(name: str, entry: Mapping[str, Any]) -> Operator:
-    attributes = {key: Attribute(**_tuples(value)) for key, value in entry.get("attributes", {}).items()}
+    attributes = {
+        key: Attribute(**_tuples(value)) for key, value in entry.get("attributes", {}).items()
+    }
     return Operator(
         name=name,
         inputs=tuple(Formal(*formal) for formal in entry["inputs"]),

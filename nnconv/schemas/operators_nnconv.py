@@ -1,7 +1,8 @@
 """The operators of our own domain, `nnconv`: what ONNX lacks.
 
-Each is declared here once: inputs, outputs, attributes. Its shape rule stands in `infer/`, its meaning and
-gradient in `runtime/ops/`, and, where it can be said in standard operators, its body in `functions.py`.
+Each is declared here once: inputs, outputs, attributes. Its shape rule stands in `infer/`, its
+meaning and gradient in `runtime/ops/`, and, where it can be said in standard operators, its body in
+`functions.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any
 from nnconv.schemas.operators import Attribute, Formal, Operator
 
 
-def _declare(name: str, inputs: str, outputs: str, **attributes: Any) -> Operator:
-    """`inputs` and `outputs` are names apart by blanks, `?` behind an optional and `*` behind a variadic one.
+def declare(name: str, inputs: str, outputs: str, /, **attributes: Any) -> Operator:
+    """`inputs` and `outputs` are names apart by blanks, `?` behind an optional and `*` behind a
+    variadic one.
 
     An attribute is given by its default, or by its type where it has none.
     """
@@ -37,26 +39,48 @@ def _attribute(default: Any) -> Attribute:
     return Attribute(kind, default)
 
 
-_LOSS = {"normalization": "VALID", "axis": 1, "ignore_label": int}
+LOSS = {"normalization": "VALID", "axis": 1, "ignore_label": int}
 
 OPERATORS: dict[str, Operator] = {
     op.name: op
     for op in (
-        # shapes in Caffe's way: axes [axis, end_axis] become one; `dims` replace num_axes axes from `axis`
-        _declare("Flatten", "X", "Y", axis=1, end_axis=-1),
-        _declare("Reshape", "X", "Y", dims=tuple, axis=0, num_axes=-1),
-        # windows that may lie outside the data: Caffe's pooling without padding where stride > kernel
-        _declare("Pool", "X", "Y", mode="MAX", kernel_shape=tuple, strides=tuple, pads=tuple,
-                 round_mode="CEIL"),
-        # behaviour that depends on the mode of the run; `use_global_stats` is -1 for "as the mode says"
-        _declare("BatchNorm", "X mean_sum variance_sum factor", "Y mean_sum_next? variance_sum_next? "
-                 "factor_next?", epsilon=1e-5, moving_average_fraction=0.999, use_global_stats=-1),
-        _declare("Dropout", "X", "Y", ratio=0.5, seed=0),
+        # shapes in Caffe's way: axes [axis, end_axis] become one; `dims` replace num_axes axes from
+        # `axis`
+        declare("Flatten", "X", "Y", axis=1, end_axis=-1),
+        declare("Reshape", "X", "Y", dims=tuple, axis=0, num_axes=-1),
+        # windows that may lie outside the data: Caffe's pooling without padding where stride >
+        # kernel
+        declare(
+            "Pool",
+            "X",
+            "Y",
+            mode="MAX",
+            kernel_shape=tuple,
+            strides=tuple,
+            pads=tuple,
+            round_mode="CEIL",
+        ),
+        # behaviour that depends on the mode of the run; `use_global_stats` is -1 for "as the mode
+        # says"
+        declare(
+            "BatchNorm",
+            "X mean_sum variance_sum factor",
+            "Y mean_sum_next? variance_sum_next? factor_next?",
+            epsilon=1e-5,
+            moving_average_fraction=0.999,
+            use_global_stats=-1,
+        ),
+        declare("Dropout", "X", "Y", ratio=0.5, seed=0),
         # losses with Caffe's normalisers
-        _declare("SoftmaxWithLoss", "X label", "loss", **_LOSS),
-        _declare("SigmoidCrossEntropyLoss", "X target", "loss", normalization="BATCH_SIZE",
-                 ignore_label=int),
-        _declare("EuclideanLoss", "A B", "loss"),
-        _declare("Accuracy", "X label", "accuracy per_class?", axis=1, top_k=1, ignore_label=int),
+        declare("SoftmaxWithLoss", "X label", "loss", **LOSS),
+        declare(
+            "SigmoidCrossEntropyLoss",
+            "X target",
+            "loss",
+            normalization="BATCH_SIZE",
+            ignore_label=int,
+        ),
+        declare("EuclideanLoss", "A B", "loss"),
+        declare("Accuracy", "X label", "accuracy per_class?", axis=1, top_k=1, ignore_label=int),
     )
 }

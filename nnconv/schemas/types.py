@@ -69,10 +69,7 @@ class DType(enum.IntEnum):
     @staticmethod
     def of(dtype: Any) -> DType:
         """The DType of anything numpy understands as a dtype; raises KeyError for the rest."""
-        import numpy as np
-
-        name = np.dtype(dtype).name
-        return _BY_NUMPY_NAME.get(name) or DType[name.upper()]
+        return _dtype_of(dtype)
 
 
 _FLOATS = frozenset(
@@ -102,6 +99,14 @@ _BY_NUMPY_NAME = {name: dtype for dtype, name in _ML_DTYPES.items()} | {
 
 
 @cache
+def _dtype_of(dtype: Any) -> DType:
+    import numpy as np
+
+    name = np.dtype(dtype).name
+    return _BY_NUMPY_NAME.get(name) or DType[name.upper()]
+
+
+@cache
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
     import numpy as np
 
@@ -110,5 +115,6 @@ def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if dtype in _ML_DTYPES:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        return extended
     return np.dtype(dtype.name.lower())

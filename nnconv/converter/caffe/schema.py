@@ -1,9 +1,10 @@
 """Caffe's protobuf schemas, as data: one private descriptor pool for each dialect (fork) of Caffe.
 
-A dialect is BVLC master with the fork's differences put over it. What a fork lacks (because it branched
-off earlier) is kept wherever its name and number are still free, since files are often written by hand
-for a fork of a fork; `Dialect.knows` and `dialects_knowing` tell what the fork itself has. Nothing is
-ever put into protobuf's default pool: a second caffe.proto there breaks pycaffe and every other reader.
+A dialect is BVLC master with the fork's differences put over it. What a fork lacks (because it
+branched off earlier) is kept wherever its name and number are still free, since files are often
+written by hand for a fork of a fork; `Dialect.knows` and `dialects_knowing` tell what it has.
+Nothing is ever put into protobuf's default pool: a second caffe.proto there breaks pycaffe and any
+other reader.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from nnconv.schemas.errors import InputError, did_you_mean
 
 BASE = "bvlc"
 PACKAGE = "caffe"
+# C3D 1.0 renumbered and retyped LayerParameter itself: nothing behind the readers understands it.
+NEVER_GUESSED = frozenset({"c3d-1.0"})
+# Forks that most files of an ambiguous kind come from. SegNet's upsample_param, for one, shares a
+# field with the far commoner one of the YOLO forks.
+COMMONEST = ("ssd", "mobilenet-yolo")
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 LABELS = {
@@ -93,19 +99,19 @@ class Dialect:
     pool: descriptor_pool.DescriptorPool
 
     def descriptor(self, name: str) -> Descriptor:
-        """The descriptor of a message, named relative to package caffe; KeyError if there is none."""
+        """The descriptor of a message, named relative to package caffe; KeyError if none."""
         return self.pool.FindMessageTypeByName(f"{PACKAGE}.{name}")
 
     def enum(self, name: str) -> EnumDescriptor:
         """The descriptor of an enum ("Phase", "PoolingParameter.PoolMethod"); KeyError if none."""
         return self.pool.FindEnumTypeByName(f"{PACKAGE}.{name}")
 
-    def new(self, name: str, **fields: Any) -> Message:
+    def new(self, message_name: str, /, **fields: Any) -> Message:
         """An empty message of that name, or one with `fields` set."""
-        return message_factory.GetMessageClass(self.descriptor(name))(**fields)
+        return message_factory.GetMessageClass(self.descriptor(message_name))(**fields)
 
     def knows(self, message_name: str, field_name: str) -> bool:
-        """True if the fork itself has the field (not only BVLC master, from which gaps are filled)."""
+        """True if the fork itself has the field, not only BVLC master that fills its gaps."""
         return self.name in dialects_knowing(message_name, field_name)
 
 
@@ -146,10 +152,19 @@ def dialects_with_value(enum_name: str, value: str) -> tuple[str, ...]:
     )
 
 
-def record(dialect_name: str, message_name: str, field_name: str) -> Record | None:
-    """How the fork itself declares a field, or None."""
-    fields = _declared(dialect_name, "messages").get(message_name, ())
-    return next((field for field in fields if field.name == field_name), None)
+def dialects_numbering(message_name: str, number: int) -> tuple[str, ...]:
+    """The dialects whose own schema has a field with that number in that message."""
+    return tuple(
+        name
+        for name in dialects()
+        if any(f.number == number for f in _declared(name, "messages").get(message_name, ()))
+    )
+
+
+def rank(dialect_name: str, votes: int) -> tuple[int, bool, int, str]:
+    """Sorts forks by how much they explain, then the commonest and the smallest schema first."""
+    size = sum(map(len, _declared(dialect_name, "messages").values()))
+    return -votes, dialect_name not in COMMONEST, size, dialect_name
 
 
 @functools.cache
@@ -166,7 +181,7 @@ def _base(kind: str) -> dict[str, tuple[Any, ...]]:
 
 @functools.cache
 def _declared(name: str, kind: str) -> dict[str, tuple[Any, ...]]:
-    """Messages or enums exactly as the fork has them: base, less what it lacks, with its own put in."""
+    """Messages or enums as the fork has them: base, less what it lacks, its own put in."""
     if name == BASE:
         return _base(kind)
     parse: Any = Record.parse if kind == "messages" else Value.parse
@@ -184,8 +199,19 @@ def _declared(name: str, kind: str) -> dict[str, tuple[Any, ...]]:
 
 
 def _filled(message: str, own: tuple[Record, ...]) -> tuple[Record, ...]:
-    """The fork's fields, and those of BVLC master whose name and number the fork has not taken."""
-    return own + _free(own, _base("messages").get(message, ()))
+    """The fork's fields, and those of BVLC master whose name and number the fork has not taken.
+
+    What is one value in an old fork and a list in master is a list: both can be read into it.
+    """
+    base = _base("messages").get(message, ())
+    lists = {(field.name, field.number) for field in base if field.label == "repeated"}
+    widened = (
+        field._replace(label="repeated", default=None)
+        if (field.name, field.number) in lists
+        else field
+        for field in own
+    )
+    return (*widened, *_free(own, base))
 
 
 def _filled_enum(enum: str, own: tuple[Value, ...]) -> tuple[Value, ...]:

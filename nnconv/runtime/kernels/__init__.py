@@ -1,0 +1,7 @@
+"""How operators are computed, written once for all devices; nothing is imported here.
+
+language.py says what a kernel is, llvm.py and opencl.py print it, schedule.py chooses tiles,
+arrays.py describes memory; the families (conv, winograd, depthwise, gemm, pool, norm, reduce,
+elementwise, movement) each give kernels for given sizes, with a packing function where weights
+need an order of their own. devices/jit.py compiles kernels, devices/jobs.py runs tables of them.
+"""

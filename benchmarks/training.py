@@ -1,0 +1,331 @@
+"""How fast is a training step, against PyTorch eager and torch.compile?
+
+    python benchmarks/training.py [--nets mlp,lenet] [--solvers sgd,adam] [--batch 64] [--threads 2]
+
+The nets are an MLP 784-128-10 and LeNet (20 and 50 channels, 500 hidden), with the same seeded
+weights and batches in every engine; losses of the first steps are compared before anything is
+timed. Every engine lives in a process of its own with the same number of threads on the same cores;
+blocks of steps alternate (A B C A B C ...). Reported are medians of block medians, and the ratio to
+each peer pair by pair with its spread. `nnconv` is Trainer.step, with its watch for bad values;
+`plan` is the step's plan alone, state updated in place. The JSON goes to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# numpy's BLAS threads keep spinning after use and would disturb whoever runs next
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY)]
+import common  # noqa: E402
+
+BATCHES = 8  # different ones, taken in turn
+COMPARED = 10  # losses of the first steps
+TOLERANCE = 1e-4  # relative, between their losses
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "mlp": [(128, 784), (128,), (10, 128), (10,)],
+    "lenet": [
+        (20, 1, 5, 5), (20,), (50, 20, 5, 5), (50,), (500, 800), (500,), (10, 500), (10,),
+    ],
+}  # fmt: skip
+GOALS = {("mlp", "eager"): 3.5, ("lenet", "eager"): 3.0, ("lenet", "compile"): 2.0}
+RATES = {"sgd": 0.01, "adam": 0.001}
+Step = Callable[[Any, Any], float]
+
+
+# -- the same work for everybody
+
+
+def weights(net: str) -> list[Any]:
+    random = np.random.default_rng(7)
+    found = []
+    for shape in SHAPES[net]:
+        scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.01
+        found.append((random.standard_normal(shape) * scale).astype(np.float32))
+    return found
+
+
+def batches(net: str, size: int) -> list[tuple[Any, Any]]:
+    random = np.random.default_rng(11)
+    shape = (size, 784) if net == "mlp" else (size, 1, 28, 28)
+    return [
+        (random.random(shape, np.float32), random.integers(0, 10, size)) for _ in range(BATCHES)
+    ]
+
+
+# -- engines
+
+
+def model(net: str) -> Any:
+    from nnconv.schemas.dims import Symbolic
+    from nnconv.schemas.graph import Graph, Loss, Model, Parameter
+    from nnconv.schemas.types import DType
+
+    graph = Graph(net)
+    shape = (784,) if net == "mlp" else (1, 28, 28)
+    x = graph.add_input("data", DType.FLOAT32, (Symbolic.name("N"), *shape))
+    label = graph.add_input("label", DType.FLOAT32, (Symbolic.name("N"),))
+    stored = [graph.constant(w, DType.FLOAT32) for w in weights(net)]
+    for value in stored:
+        value.parameter = Parameter()
+    if net == "lenet":
+        for w, b in (stored[0:2], stored[2:4]):
+            x = graph.emit("Conv", x, w, b)
+            x = graph.emit("MaxPool", x, kernel_shape=(2, 2), strides=(2, 2), ceil_mode=1)
+        x, stored = graph.emit("Flatten", x, axis=1), stored[4:]
+    hidden = graph.emit("Relu", graph.emit("Gemm", x, *stored[0:2], transB=1))
+    scores = graph.emit("Gemm", hidden, *stored[2:4], transB=1)
+    loss = graph.emit("nnconv.SoftmaxWithLoss", scores, label)
+    graph.outputs, graph.losses = [loss], [Loss(loss)]
+    return Model(graph=graph, mode="train")
+
+
+def spec(solver: str) -> Any:
+    from nnconv.schemas.training import Schedule, TrainingSpec
+
+    # AdamW without decay is Adam as PyTorch has it; Caffe's has delta inside the correction
+    kind = {"sgd": "SGD", "adam": "AdamW"}[solver]
+    return TrainingSpec(kind, Schedule(RATES[solver], "fixed"), momentum=0.9, momentum2=0.999)
+
+
+def nnconv_trainer(net: str, solver: str, threads: int) -> Step:
+    from nnconv.runtime.training import Trainer
+
+    trainer = Trainer(model(net), solver=spec(solver), device="cpu", threads=threads)
+
+    def step(x: Any, label: Any) -> float:
+        return trainer.step({"data": x, "label": label}).loss
+
+    return step
+
+
+def nnconv_plan(net: str, solver: str, threads: int) -> Step:
+    from nnconv.runtime.executor import compile_model
+    from nnconv.runtime.training.step import build_step
+
+    trained = model(net)
+    build_step(trained.graph, spec(solver))
+    plan = compile_model(trained, device="cpu", threads=threads, mode="train", in_place=True)
+    rate = np.float32(RATES[solver])
+
+    def step(x: Any, label: Any) -> float:
+        results = plan.run({"data": x, "label": label, "train:rate": rate})
+        return float(results["train:loss"])
+
+    return step
+
+
+def torch_eager(net: str, solver: str, threads: int, compiled: bool = False) -> Step:
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    heads = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)]
+    if net == "lenet":
+        convolutions = [nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2)]
+        heads = [*convolutions, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)]
+    module = nn.Sequential(*heads)
+    with torch.no_grad():
+        for parameter, data in zip(module.parameters(), weights(net), strict=True):
+            parameter.copy_(torch.from_numpy(data))
+    rate = RATES[solver]
+    kinds = {
+        "sgd": lambda p: torch.optim.SGD(p, rate, momentum=0.9),
+        "adam": lambda p: torch.optim.Adam(p, rate),
+    }
+    optimiser = kinds[solver](module.parameters())
+    entropy = nn.CrossEntropyLoss()
+
+    def forward(x: Any, label: Any) -> Any:
+        return entropy(module(x), label)
+
+    update = optimiser.step
+    if compiled:
+        forward, update = torch.compile(forward), torch.compile(optimiser.step)
+
+    def step(x: Any, label: Any) -> float:
+        optimiser.zero_grad()
+        loss = forward(torch.from_numpy(x), torch.from_numpy(label))
+        loss.backward()
+        update()
+        return float(loss.item())
+
+    return step
+
+
+def torch_compile(net: str, solver: str, threads: int) -> Step:
+    return torch_eager(net, solver, threads, compiled=True)
+
+
+ENGINES = {
+    "nnconv": nnconv_trainer,
+    "plan": nnconv_plan,
+    "eager": torch_eager,
+    "compile": torch_compile,
+}
+PEERS = ("eager", "compile")
+
+
+# -- a process an engine
+
+
+def work(engine: str, net: str, solver: str, size: int, threads: int) -> None:
+    """Say the first losses, then for each line with a number of seconds the times of a block."""
+    given = batches(net, size)
+    if engine in ("nnconv", "plan"):
+        given = [(x, label.astype(np.float32)) for x, label in given]
+    started = time.perf_counter()
+    step = ENGINES[engine](net, solver, threads)
+    losses = [step(*given[i % BATCHES]) for i in range(COMPARED)]
+    first = time.perf_counter() - started
+    print(json.dumps({"losses": losses, "first_seconds": first}), flush=True)
+    for line in sys.stdin:
+        times: list[float] = []
+        end, busy = time.perf_counter() + float(line), time.process_time()
+        while time.perf_counter() < end:
+            x, label = given[len(times) % BATCHES]
+            begun = time.perf_counter()
+            step(x, label)
+            times.append(time.perf_counter() - begun)
+        busy = (time.process_time() - busy) / len(times)
+        facts = {"times": times, "busy": busy, "peak": common.peak_memory()}
+        print(json.dumps(facts), flush=True)
+
+
+class Worker:
+    """An engine in its process."""
+
+    def __init__(self, engine: str, *args: object) -> None:
+        command = [sys.executable, __file__, "--worker", engine, *map(str, args)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.engine = engine
+        facts = self._answer()
+        self.losses: list[float] = facts["losses"]
+        self.first_seconds: float = facts["first_seconds"]
+        self.peak = 0
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.engine} ended with code {self._process.wait()}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def block(self, seconds: float) -> tuple[float, float]:
+        """The median time of a step, and the processor time of one."""
+        assert self._process.stdin is not None
+        print(seconds, file=self._process.stdin, flush=True)
+        facts = self._answer()
+        self.peak = facts["peak"]
+        return statistics.median(facts["times"]), facts["busy"]
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def compare(net: str, solver: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One net and solver: every engine's time, and nnconv's lead."""
+    settings = (net, solver, options.batch, options.threads)
+    workers = [Worker(engine, *settings) for engine in options.engines.split(",")]
+    _check(f"{net}, {solver}", workers)
+    blocks: dict[str, list[float]] = {worker.engine: [] for worker in workers}
+    busy: dict[str, list[float]] = {worker.engine: [] for worker in workers}
+    for round_ in range(options.rounds + 1):
+        for worker in workers:
+            step, processor = worker.block(options.seconds)
+            if round_:  # the first is the warm-up
+                blocks[worker.engine].append(step)
+                busy[worker.engine].append(processor)
+    for worker in workers:
+        worker.close()
+    measured = busy if options.processor else blocks
+    ours = [engine for engine in blocks if engine not in PEERS]
+    return {
+        "net": net, "solver": solver, "batch": options.batch,
+        "load": round(os.getloadavg()[0], 2),
+        "microseconds": {e: round(1e6 * statistics.median(b), 1) for e, b in blocks.items()},
+        "processor_microseconds": {
+            e: round(1e6 * statistics.median(b), 1) for e, b in busy.items()
+        },
+        "best": {e: round(1e6 * min(b), 1) for e, b in blocks.items()},
+        "first_seconds": {w.engine: round(w.first_seconds, 2) for w in workers},
+        "peak_bytes": {w.engine: w.peak for w in workers},
+        "lead": {
+            mine: {e: common.ratios(measured[e], measured[mine]) for e in PEERS if e in blocks}
+            for mine in ours
+        },
+        "goals": {peer: GOALS[net, peer] for peer in PEERS if (net, peer) in GOALS},
+    }  # fmt: skip
+
+
+def _check(what: str, workers: list[Worker]) -> None:
+    """Refuses an engine whose first losses are others."""
+    wanted = np.array(workers[0].losses)
+    for worker in workers:
+        worst = float(np.abs(np.array(worker.losses) / wanted - 1).max())
+        if not worst <= TOLERANCE:
+            raise RuntimeError(f"{what}: {worker.engine}'s losses differ by {worst:.1e}")
+
+
+def row(found: dict[str, Any]) -> str:
+    cells = [f"{found['net']}, {found['solver']}, batch {found['batch']}"]
+    pairs = zip(
+        found["microseconds"].items(), found["processor_microseconds"].values(), strict=True
+    )
+    cells += [f"{engine} {time_:.0f} us (processor {busy:.0f})" for (engine, time_), busy in pairs]
+    for mine, leads in found["lead"].items():
+        for peer, lead in leads.items():
+            goal = found["goals"].get(peer)
+            spread = f"{lead['least']:.2f}-{lead['most']:.2f}"
+            text = f"{mine} {lead['median']:.2f}x {peer} ({spread}"
+            cells.append(f"{text}, goal {goal})" if goal else f"{text})")
+    return "| " + " | ".join(cells) + f" | load {found['load']} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default="mlp,lenet")
+    parser.add_argument("--solvers", default="sgd,adam")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument(
+        "--processor", action="store_true",
+        help="ratios of processor time: use with --threads 1 on a busy machine",
+    )  # fmt: skip
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        engine, net, solver, size, threads = options.worker
+        work(engine, net, solver, int(size), int(threads))
+        return
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # inherited
+    rows = []
+    for net in options.nets.split(","):
+        for solver in options.solvers.split(","):
+            rows.append(compare(net, solver, options))
+            print(row(rows[-1]), flush=True)
+    facts = {"conditions": common.conditions(), "threads": options.threads, "steps": rows}
+    print(common.report("training", facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`nnconv tune`: time kernels for a model's shapes, and remember the fastest for later plans."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from nnconv.cli.base import Command
+from nnconv.cli.shapes import parse_shape
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("nnconv tune zoo:lenet", "time kernels for the model's own sizes"),
+        ("nnconv tune net.nnir --batch 8", "then compile(..., tune=True) takes the choices"),
+    ],
+)
+@click.argument("model_file", metavar="MODEL")
+@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
+@click.option("--batch", type=click.IntRange(min=1), help="Size of the first axis of all inputs.")
+@click.option(
+    "--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, help="Size of an input."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tune(
+    model_file: str,
+    weights: str | None,
+    batch: int | None,
+    shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Time kernels for a model and remember the fastest.
+
+    Choices are kept in the cache folder, one file a kind of processor; they are used where tuning
+    is asked for (`nnconv bench --tune`, nnconv.compile(..., tune=True)).
+    """
+    from nnconv.api import compile, load
+    from nnconv.cli.bench import random_inputs
+    from nnconv.runtime.devices import jit
+    from nnconv.runtime.tune import tuning_file
+
+    model = load(model_file, weights)
+    ruled = compile(model, device="cpu")
+    inputs = random_inputs(ruled, batch, dict(parse_shape(text) for text in shapes))
+    sizes = {name: array.shape for name, array in inputs.items()}
+    started = time.perf_counter()
+    tuned = compile(model, device="cpu", tune=True).plan(sizes)
+    spent = time.perf_counter() - started
+    pairs = zip(ruled.plan(sizes).steps, tuned.steps, strict=True)
+    changed = [
+        {"result": new.writes[0].name, "rule": old.kernel, "tuned": new.kernel}
+        for old, new in pairs
+        if old.kernel != new.kernel
+    ]
+    file = str(tuning_file(jit.host()))
+    if as_json:
+        from nnconv.cli.output import print_json
+
+        print_json(
+            "tune", {"model": model_file, "seconds": spent, "file": file, "changed": changed}
+        )
+        return
+    from nnconv.cli.output import print_table, table
+
+    if changed:
+        rows = [(c["result"], c["rule"], c["tuned"]) for c in changed]
+        print_table(table(["result", "by rule", "tuned"], rows))
+    click.echo(
+        f"{len(changed)} of {len(tuned.steps)} steps changed in {spent:.1f} s; kept in {file}"
+    )

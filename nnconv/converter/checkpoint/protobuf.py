@@ -1,0 +1,162 @@
+"""Our own checkpoint, `.pb`: one Checkpoint message of checkpoint.proto.
+
+The message is walked over the mapped file, so that the elements of tensors are views and files may
+exceed what protobuf parses at once; only what is small is parsed by protobuf itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from google.protobuf.message import DecodeError
+
+from nnconv.converter.caffe.wire_format import LENGTH, Field, Malformed, fields, varint
+from nnconv.schemas import checkpoint_pb2 as pb
+from nnconv.schemas.checkpoint import Arrays, Checkpoint, Header, Lazy, header
+from nnconv.schemas.errors import InputError, SourceSpan, UnsupportedError
+from nnconv.schemas.files import AnyPath, atomic_write, map_file
+from nnconv.schemas.pack import chunks
+from nnconv.schemas.types import DType
+
+if TYPE_CHECKING:
+    from nnconv.schemas.types import Array
+
+FORMAT = "nnck"
+MAGIC = b"\x0a\x04nnck"
+VERSION = 1
+PRODUCER = "nnconv"
+MOST_SMALL = 64 << 20
+"""Bytes of everything but elements; more is no checkpoint."""
+_PARAMETERS, _STATE, _OPTIMIZER = 6, 7, 8
+_DATA = 5
+
+
+def read_pb(path: AnyPath) -> Checkpoint:
+    """The checkpoint in a `.pb` file; its arrays are views of the mapped file.
+
+    Raises InputError for a file that is damaged or no checkpoint of ours.
+    """
+    data = map_file(path)
+    span = SourceSpan(str(path))
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise InputError(
+            "this .pb file is no checkpoint of nnconv", span=span, hint="other programs use .pb too"
+        )
+    try:
+        return _read(data)
+    except Malformed as error:
+        raise InputError(
+            f"the file is damaged at byte {error.offset:,}: {error.message}", span=span,
+            hint="was it cut short?",
+        ) from None  # fmt: skip
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the file is damaged: {error}", span=span) from None
+    except InputError as error:
+        raise InputError(error.problems[0].message, span=span) from None
+
+
+def _read(data: memoryview) -> Checkpoint:
+    small = bytearray()
+    parameters, state = Lazy(), Lazy()
+    slots: dict[str, Lazy] = {}
+    for field in fields(data, 0, len(data)):
+        if field.number in (_PARAMETERS, _STATE, _OPTIMIZER) and field.wire_type == LENGTH:
+            tensor, elements = _tensor(data, field)
+            if field.number == _OPTIMIZER:
+                table = slots.setdefault(tensor.slot, Lazy())
+            else:
+                table = parameters if field.number == _PARAMETERS else state
+            _add(table, tensor, elements)
+        else:
+            small += data[field.tag : field.end]
+            if len(small) > MOST_SMALL:
+                raise Malformed("too much that is not weights", field.tag)
+    message = pb.Checkpoint.FromString(bytes(small))
+    if message.version > VERSION:
+        raise InputError(f"the checkpoint has version {message.version}, a newer nnconv reads it")
+    pairs = {pair.key: pair.value for pair in message.metadata}
+    return Checkpoint(parameters, state, slots, message.iteration, pairs)
+
+
+def _tensor(data: memoryview, field: Field) -> tuple[pb.Tensor, memoryview]:
+    """A tensor without its elements, and these."""
+    small, elements = bytearray(), data[:0]
+    for inner in fields(data, field.start, field.end):
+        if inner.number == _DATA and inner.wire_type == LENGTH:
+            elements = data[inner.start : inner.end]
+        else:
+            small += data[inner.tag : inner.end]
+    if len(small) > MOST_SMALL:
+        raise Malformed("a tensor has too long a name or shape", field.tag)
+    return pb.Tensor.FromString(bytes(small)), elements
+
+
+def _add(table: Lazy, tensor: pb.Tensor, elements: memoryview) -> None:
+    name, shape = tensor.name, tuple(tensor.sizes)
+    if name in table.headers:
+        raise InputError(f"the name '{name}' stands twice in the file")
+    try:
+        dtype = DType(tensor.type)
+    except ValueError:
+        dtype = DType.UNDEFINED
+    if dtype in (DType.UNDEFINED, DType.STRING) or len(shape) > 64:
+        raise InputError(f"tensor '{name}' is of no type or shape that a checkpoint holds")
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted != len(elements):
+        raise InputError(
+            f"tensor '{name}' of shape {list(shape)} takes {wanted:,} bytes, "
+            f"{len(elements):,} are there"
+        )
+    kind = Header(dtype, shape)
+    table.add(name, kind, _loader(elements, kind))
+
+
+def _loader(data: memoryview, kind: Header) -> Callable[[], Array]:
+    def load() -> Array:
+        import numpy as np
+
+        return np.frombuffer(data, kind.dtype.numpy.newbyteorder("<")).reshape(kind.shape)
+
+    return load
+
+
+def write_pb(checkpoint: Checkpoint, path: AnyPath) -> None:
+    """Write a checkpoint as one message; the same one gives the same bytes.
+
+    Raises UnsupportedError for arrays of texts.
+    """
+    head = pb.Checkpoint(
+        format=FORMAT, version=VERSION, producer=PRODUCER, iteration=checkpoint.iteration
+    )
+    for key, text in sorted(checkpoint.metadata.items()):
+        head.metadata.add(key=key, value=text)
+    with atomic_write(Path(path)) as file:
+        file.write(head.SerializeToString(deterministic=True))
+        for number, slot, arrays in _tables(checkpoint):
+            for name in arrays:
+                _write(file, number, slot, name, arrays)
+
+
+def _tables(checkpoint: Checkpoint) -> Iterator[tuple[int, str, Arrays]]:
+    yield _PARAMETERS, "", checkpoint.parameters
+    yield _STATE, "", checkpoint.state
+    for slot, arrays in sorted(checkpoint.optimizer.items()):
+        yield _OPTIMIZER, slot, arrays
+
+
+def _write(file: BinaryIO, number: int, slot: str, name: str, arrays: Arrays) -> None:
+    kind = header(arrays, name)
+    if kind.dtype is DType.STRING:
+        raise UnsupportedError(f"'{name}' holds texts, a checkpoint holds numbers")
+    tensor = pb.Tensor(name=name, slot=slot, type=kind.dtype, sizes=kind.shape)
+    small = tensor.SerializeToString(deterministic=True)
+    length = math.prod(kind.shape) * kind.dtype.itemsize
+    announced = varint(_DATA << 3 | LENGTH) + varint(length) if length else b""
+    file.write(varint(number << 3 | LENGTH) + varint(len(small) + len(announced) + length))
+    file.write(small + announced)
+    if length:
+        for chunk in chunks(arrays[name]):
+            file.write(chunk)

@@ -1,0 +1,61 @@
+"""OpenCL devices: the kernels of the cpu device, printed as OpenCL C, on any vendor's hardware.
+
+`opencl[:PLATFORM[:DEVICE]]` names one, each part a number or a part of the name. What a plan is
+made of is decided where the cpu device decides it (lowering/); this package's opencl_* modules
+find devices, build programs and run them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnconv.runtime.devices.base import Device, DeviceInfo, Program, Settings
+from nnconv.runtime.devices.opencl_platform import Place, find_all, open_place, select
+from nnconv.runtime.devices.opencl_program import OpenCLProgram
+from nnconv.runtime.devices.opencl_tune import OpenCLTuner
+from nnconv.runtime.lowering.build import lower
+from nnconv.runtime.lowering.pack import Store
+from nnconv.runtime.ops import has_kernel
+from nnconv.schemas.errors import NnconvError
+
+if TYPE_CHECKING:
+    from nnconv.schemas.graph import Graph, Node
+
+
+class OpenCLDevice:
+    """Runs what the lowering claims on an OpenCL device, the rest by reference kernels on the
+    host.
+    """
+
+    optimises = True
+
+    def __init__(self, place: Place) -> None:
+        self.name = place.name
+        self.place = place
+
+    def supports(self, node: Node) -> bool:
+        return has_kernel(node)
+
+    def lower(self, graph: Graph, settings: Settings) -> Program:
+        tuner = OpenCLTuner(self.place, settings.tune)
+        store = Store(settings.shared)
+        lowered = lower(graph, settings, self.place.target, store, tuner)
+        return OpenCLProgram(self.place, graph, lowered, settings.shared)
+
+
+def devices() -> list[DeviceInfo]:
+    """Every device of every platform, or why there is none."""
+    try:
+        return [
+            DeviceInfo(found.name, found.description, extensions=found.extensions)
+            for found in find_all()
+        ]
+    except NnconvError as error:
+        problem = error.problems[0]
+        reason = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+        return [DeviceInfo("opencl", "OpenCL devices", False, reason)]
+
+
+def open_device(name: str) -> Device:
+    """The device that `opencl[:PLATFORM[:DEVICE]]` means; see `select`."""
+    return OpenCLDevice(open_place(select(name.partition(":")[2])))

@@ -1,0 +1,222 @@
+"""Chains of elementwise operations in one pass over memory, with broadcasting.
+
+A chain is a small program: values 0.. are the inputs, each step adds one; the last ones are
+written. Operands are described by strides over one iteration space (`space` builds it): stride 0
+broadcasts, so per-channel factors, scalars and blocked arrays need nothing of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nnconv.runtime.kernels.functions import BINARY, TERNARY, UNARY
+from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value
+from nnconv.schemas.errors import InternalError
+
+_TABLES: dict[int, Mapping[str, Callable[..., Value]]] = {1: UNARY, 2: BINARY, 3: TERNARY}
+"""Functions by how many operands they take."""
+_ITEM_ELEMENTS = 4096  # of one grid item: some microseconds of work
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation: its name in a table of functions.py, the numbers of its operands, its
+    parameters.
+    """
+
+    operation: str
+    inputs: tuple[int, ...]
+    parameters: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """An operand: elements between neighbours along each dimension of the space, and its start."""
+
+    strides: tuple[int, ...]
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Chain(Kernel):
+    """y... = steps(x...), elementwise over `shape`; the last dimension runs in vectors.
+
+    Arguments: x0, x1, ..., y0, y1, ...; y_i is value number `results[i]`. An output may be one of
+    the inputs (in place), if both have the same strides.
+    """
+
+    family: ClassVar[str] = "chain"
+
+    shape: tuple[int, ...]
+    inputs: tuple[Strided, ...]
+    outputs: tuple[Strided, ...]
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    width: int  # lanes of a vector
+
+    def __post_init__(self) -> None:
+        operands = (*self.inputs, *self.outputs)
+        known = len(self.inputs)
+        for step in self.steps:
+            if step.operation not in _TABLES[len(step.inputs)] or max(step.inputs) >= known:
+                raise InternalError(f"chain: no meaning for {step}")
+            known += 1
+        if any(len(o.strides) != len(self.shape) for o in operands) or max(self.results) >= known:
+            raise InternalError("chain: operands, results and shape do not belong together")
+        if any(o.strides[-1] == 0 and self.shape[-1] > 1 for o in self.outputs):
+            raise InternalError("chain: an output cannot be broadcast")
+
+    @property
+    def lanes(self) -> int:
+        return self.width
+
+    @property
+    def span(self) -> int:
+        """Elements of the last dimension in an item, whole vectors."""
+        return min(self.shape[-1], _ITEM_ELEMENTS // self.width * self.width)
+
+    @property
+    def rows(self) -> int:
+        """Steps of the dimension before the last in an item."""
+        if len(self.shape) < 2:
+            return 1
+        return max(1, min(self.shape[-2], _ITEM_ELEMENTS // self.span))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        spans = -(-self.shape[-1] // self.span)
+        groups = -(-self.shape[-2] // self.rows) if len(self.shape) > 1 else 1
+        return (*self.shape[:-2], groups, spans)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        named = [Argument(f"x{i}", aliased=True) for i in range(len(self.inputs))]
+        named += [Argument(f"y{i}", written=True, aliased=True) for i in range(len(self.outputs))]
+        return tuple(named)
+
+    @property
+    def bytes(self) -> int:
+        return 4 * math.prod(self.shape) * (len(self.inputs) + len(self.outputs))
+
+    def describe(self, k: Printer) -> None:
+        *outer, group, span = k.ids
+        spans, last = self.grid[-1], self.shape[-1] - (self.grid[-1] - 1) * self.span
+        start = group * self.rows
+        stop: Index | int = start + self.rows
+        if len(self.shape) > 1 and self.shape[-2] % self.rows:
+            stop = k.smaller(start + self.rows, self.shape[-2])
+        rows = k.loop(stop, start=start, name="row") if len(self.shape) > 1 else k.loop(1)
+        with rows as row:
+            place = (*outer, row, span * self.span) if len(self.shape) > 1 else (span * self.span,)
+            if last == self.span:
+                self._run(k, place, self.span)
+                return
+            if spans > 1:
+                with k.when(k.index_compare("lt", span, spans - 1)):
+                    self._run(k, place, self.span)
+            with k.when(k.index_compare("eq", span, spans - 1)):
+                self._run(k, place, last)
+
+    def _run(self, k: Printer, place: Sequence[Index], length: int) -> None:
+        full, rest = divmod(length, self.width)
+        if full:
+            with k.loop(full, name="vector") as v:
+                self._vector(k, (*place[:-1], place[-1] + v * self.width), 0)
+        if rest:
+            self._vector(k, (*place[:-1], place[-1] + full * self.width), rest)
+
+    def _vector(self, k: Printer, place: Sequence[Index], count: int) -> None:
+        values = [self._load(k, f"x{i}", x, place, count) for i, x in enumerate(self.inputs)]
+        for step in self.steps:
+            operands = [values[i] for i in step.inputs]
+            function = _TABLES[len(operands)][step.operation]
+            values.append(function(k, *operands, *step.parameters))
+        for i, (y, result) in enumerate(zip(self.outputs, self.results, strict=True)):
+            self._store(k, f"y{i}", y, place, values[result], count)
+
+    def _load(
+        self, k: Printer, name: str, operand: Strided, place: Sequence[Index], count: int
+    ) -> Value:
+        at, step = _address(operand, place), operand.strides[-1]
+        if step == 0:
+            return k.broadcast(name, at)
+        if step == 1:
+            return k.load(name, at, count=count)
+        each = [k.scalar(name, at + i * step) for i in range(count or self.width)]
+        return k.join(each, self.width)
+
+    def _store(
+        self,
+        k: Printer,
+        name: str,
+        operand: Strided,
+        place: Sequence[Index],
+        value: Value,
+        count: int,
+    ) -> None:
+        at, step = _address(operand, place), operand.strides[-1]
+        if step <= 1:
+            k.store(name, at, value, count=count)
+            return
+        for i in range(count or self.width):
+            k.store(name, at + i * step, k.part(value, i, 1))
+
+
+def _address(operand: Strided, place: Sequence[Index]) -> Index:
+    at = Index((), operand.offset)
+    for index, stride in zip(place, operand.strides, strict=True):
+        at = at + index * stride
+    return at
+
+
+def space(
+    shape: Sequence[int], operands: Sequence[Strided]
+) -> tuple[tuple[int, ...], list[Strided]]:
+    """The same elements with as few dimensions as possible: neighbours that lie evenly are joined.
+
+    >>> space((2, 3, 4), [Strided((12, 4, 1)), Strided((0, 0, 1))])
+    ((6, 4), [Strided(strides=(4, 1), offset=0), Strided(strides=(0, 1), offset=0)])
+    """
+    extents: list[int] = []
+    strides: list[list[int]] = [[] for _ in operands]
+    for d, extent in enumerate(shape):
+        if extent == 1 and (extents or d + 1 < len(shape)):
+            continue
+        steps = [operand.strides[d] for operand in operands]
+        joined = bool(extents) and all(
+            mine[-1] == step * extent for mine, step in zip(strides, steps, strict=True)
+        )
+        if joined:
+            extents[-1] *= extent
+        else:
+            extents.append(extent)
+        for mine, step in zip(strides, steps, strict=True):
+            if joined:
+                mine[-1] = step
+            else:
+                mine.append(step)
+    found = [Strided(tuple(s), o.offset) for s, o in zip(strides, operands, strict=True)]
+    return tuple(extents), found
+
+
+def chain(
+    shape: Sequence[int],
+    inputs: Sequence[Strided],
+    outputs: Sequence[Strided],
+    steps: Sequence[Step],
+    results: Sequence[int],
+    lanes: int,
+) -> Chain:
+    """A chain over the simplest equal space."""
+    extents, operands = space(shape, [*inputs, *outputs])
+    return Chain(
+        extents,
+        tuple(operands[: len(inputs)]),
+        tuple(operands[len(inputs) :]),
+        tuple(steps),
+        tuple(results),
+        lanes,
+    )

@@ -1,0 +1,12 @@
+"""From a bound graph to a plan of kernel jobs: one module a family of operators, as in ops/ and
+kernels/.
+
+The families register their rules when this package is imported (`claims.lowers`); there is no
+central list. `build.lower` runs them over a graph.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

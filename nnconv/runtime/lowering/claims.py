@@ -1,0 +1,184 @@
+"""Which nodes kernels take, and together with which neighbours: the table that families register
+in.
+
+A rule looks at a node and returns a `Claim`, or None to leave it to the next rule and at last to
+the reference kernel. Rules run in the order of the graph and a node belongs to the first claim
+that has it, so a rule takes what follows its node as far as it can (bias, residual, activation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nnconv.runtime.kernels.arrays import Border
+from nnconv.runtime.kernels.conv import Window
+from nnconv.runtime.kernels.target import Target
+from nnconv.runtime.lowering.layout import Form, Wanted, extents, is_float
+from nnconv.schemas.types import DType
+
+if TYPE_CHECKING:
+    from nnconv.runtime.lowering.build import Builder
+    from nnconv.schemas.graph import Graph, Node, Value
+    from nnconv.schemas.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A claim's input: in which form (lanes; 0 for its natural one) and with how much border."""
+
+    value: Value
+    lanes: int = 0
+    border: Border = field(default_factory=Border)
+
+    def form(self, natural: int) -> Form:
+        lanes = self.lanes or natural
+        return Form(lanes, lanes == 1 and bool(self.border))
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """Nodes that are computed together. `emit` adds the jobs and returns what the kernel is
+    called.
+
+    `lanes` is the form in which the result is written; `others` are further results, plain ones. A
+    claim takes its turn where its last node stands.
+    """
+
+    nodes: tuple[Node, ...]
+    reads: tuple[Read, ...]
+    output: Value
+    lanes: int
+    emit: Callable[[Builder], str]
+    others: tuple[Value, ...] = ()
+
+
+Rule = Callable[["Node", "Scope"], Claim | None]
+RULES: dict[str, list[Rule]] = {}
+
+
+def lowers(*ops: str, first: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for operators, behind those that are there or before them."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            known = RULES.setdefault(op, [])
+            known.insert(0 if first else len(known), rule)
+        return rule
+
+    return register
+
+
+class Scope:
+    """What rules may ask: forms of values so far, constants, and who reads what."""
+
+    def __init__(self, graph: Graph, target: Target, winograd: int) -> None:
+        self.graph = graph
+        self.target = target
+        self.winograd = winograd
+        self.lanes: dict[Value, int] = {}  # natural form of what is computed so far; 1 by default
+        self.taken: set[Node] = set()
+        self._memory: dict[str, Any] = {}
+        self._results = {*graph.outputs, *(state.write for state in graph.state)}
+        self._changing = {*graph.inputs, *(state.read for state in graph.state)}
+
+    @property
+    def width(self) -> int:
+        return self.target.lanes
+
+    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+        """What a rule finds out about the whole graph, once."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def constant(self, value: Value | None) -> Array | None:
+        """The data of a stored value that is the same in all runs."""
+        if value is None or value in self._changing:
+            return None
+        return value.data
+
+    def natural(self, value: Value) -> int:
+        """The form in which a value is made: lanes, 1 for plain."""
+        return self.lanes.get(value, 1)
+
+    def label_type(self, value: Value) -> str | None:
+        """How kernels call the type of labels, which may be integers that a run is given."""
+        if is_float(value):
+            return "f32"
+        given = value in self.graph.inputs and extents(value) is not None
+        return {DType.INT64: "i64", DType.INT32: "i32"}.get(value.dtype) if given else None
+
+    def lanewise(self, value: Value) -> int:
+        """The form for kernels that treat all lanes alike: samples where they are, else blocks."""
+        natural = self.natural(value)
+        return natural if natural < 0 else self.width
+
+    def is_result(self, value: Value) -> bool:
+        """Whether somebody outside the graph needs a value."""
+        return value in self._results
+
+    def only_reader(self, value: Value) -> Node | None:
+        """The free node that alone reads a value which nobody outside needs."""
+        readers = value.consumers
+        if len(readers) != 1 or len(value.uses) != 1 or value in self._results:
+            return None
+        return None if readers[0] in self.taken else readers[0]
+
+
+def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
+    """The claims by the node at which each takes its turn: the last of its nodes."""
+    turns: dict[Node, Claim] = {}
+    for node in graph.nodes:
+        if node in scope.taken:
+            continue
+        claim = _claim(node, scope)
+        if claim is None:
+            continue
+        scope.taken.update(claim.nodes)
+        scope.lanes[claim.output] = claim.lanes
+        turns[claim.nodes[-1]] = claim
+    return turns
+
+
+def _claim(node: Node, scope: Scope) -> Claim | None:
+    if node.op not in RULES or not all(is_float(value) for value in node.outputs):
+        return None
+    return next((claim for rule in RULES[node.op] if (claim := rule(node, scope))), None)
+
+
+def wants(claims: Iterable[Claim], scope: Scope) -> dict[tuple[Value, Form], Wanted]:
+    """The border that readers want around each value, by form."""
+    found: dict[tuple[Value, Form], Wanted] = {}
+    for claim in claims:
+        for read in claim.reads:
+            form = read.form(scope.natural(read.value))
+            wanted = found.setdefault((read.value, form), Wanted())
+            wanted.border = wanted.border.union(read.border)
+            wanted.readers += 1
+    return found
+
+
+def sizes(value: Value) -> tuple[int, ...]:
+    """The sizes of a value that is known to be bound."""
+    found = extents(value)
+    assert found is not None
+    return found
+
+
+def image(value: Value | None) -> tuple[int, int, int, int] | None:
+    """Batch, channels, height and width of a float value with four axes."""
+    if value is None or not is_float(value):
+        return None
+    found = sizes(value)
+    return (found[0], found[1], found[2], found[3]) if len(found) == 4 else None
+
+
+def any_empty(window: Window, x: tuple[int, ...], y: tuple[int, ...]) -> bool:
+    """Some window lies wholly outside the image, as Caffe allows; the kernel does not."""
+    axes = zip(x[2:], y[2:], window.size, window.stride, window.dilation, window.pad, strict=True)
+    return any(
+        (count - 1) * stride - pad >= extent or (size - 1) * dilation - pad < 0
+        for extent, count, size, stride, dilation, pad in axes
+    )

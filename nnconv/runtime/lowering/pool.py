@@ -1,0 +1,74 @@
+"""Pooling on blocked values: windows, and whole planes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnconv.runtime.kernels.conv import Window
+from nnconv.runtime.kernels.pool import Pool, global_pool
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, any_empty, image, lowers
+from nnconv.runtime.ops.windows import geometry
+
+if TYPE_CHECKING:
+    from nnconv.runtime.lowering.build import Builder
+    from nnconv.schemas.graph import Node
+
+
+@lowers("MaxPool", "AveragePool")
+def pool(node: Node, scope: Scope) -> Claim | None:
+    if len(node.outputs) > 1:
+        return None
+    average = node.op == "AveragePool"
+    return _windows(node, scope, average, bool(average and node.count_include_pad), node.auto_pad)
+
+
+@lowers("nnconv.Pool")
+def caffe_pool(node: Node, scope: Scope) -> Claim | None:
+    """Caffe's pooling; an average divides by what lies inside the padded image."""
+    return _windows(node, scope, node.mode == "AVE", True, "NOTSET")
+
+
+def _windows(
+    node: Node, scope: Scope, average: bool, include_pad: bool, auto_pad: str
+) -> Claim | None:
+    x, y, lanes = image(node.required(0)), image(node.output), scope.lanewise(node.required(0))
+    if x is None or y is None:
+        return None
+    dilations = None if node.op == "nnconv.Pool" else node.dilations
+    where = geometry(x[2:], node.kernel_shape, node.strides, node.pads, dilations, auto_pad)
+    pairs = ((int(a), int(b)) for a, b in where[:4])
+    window = Window(*pairs)
+    if min(*where.begins, *where.ends) < 0 or any_empty(window, x, y):
+        return None
+    ends = (int(where.ends[0]), int(where.ends[1]))
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
+        kernel = Pool(source.view, made.view, window, average, include_pad, ends)
+        builder.job(kernel, source, made)
+        return "average pool" if average else "max pool"
+
+    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
+
+
+@lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+def whole(node: Node, scope: Scope) -> Claim | None:
+    """The mean or maximum of each plane."""
+    x, y, lanes = image(node.required(0)), image(node.output), scope.lanewise(node.required(0))
+    if x is None or y is None or y != (*x[:2], 1, 1):
+        return None
+    if node.op.startswith("Reduce") and not _over_planes(node, scope):
+        return None
+    average = node.op in ("GlobalAveragePool", "ReduceMean")
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
+        builder.job(global_pool(source.view, made.view, average), source, made)
+        return "global average" if average else "global maximum"
+
+    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
+
+
+def _over_planes(node: Node, scope: Scope) -> bool:
+    axes = scope.constant(node.input(1))
+    return axes is not None and sorted(int(axis) % 4 for axis in axes.reshape(-1)) == [2, 3]

@@ -1,0 +1,292 @@
+"""Convolutions over any number of spatial axes: windows laid out as columns, then one matrix
+product.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnconv.runtime.ops.registry import count, kernel
+from nnconv.runtime.ops.rules import emit, gradient, integers, shape_of
+from nnconv.runtime.ops.windows import (
+    Geometry,
+    geometry,
+    padded,
+    shifted,
+    unpadded,
+    window_view,
+)
+from nnconv.schemas.dims import evaluate
+from nnconv.schemas.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from nnconv.schemas.graph import Node, Value
+    from nnconv.schemas.types import Array
+
+# Columns are made for a slab of output rows at a time: what fits a cache is multiplied faster, and
+# VGG's second layer would otherwise need 115 MB for one picture.
+_COLUMN_BYTES = 8 << 20
+
+
+def _conv_macs(node: Node) -> int:
+    weights = node.required(1)
+    if not count(weights):
+        return 0
+    return count(node.output) * count(weights) // evaluate(weights.known_shape[0], {})
+
+
+def _deconv_macs(node: Node) -> int:
+    weights = node.required(1)
+    if not count(weights):
+        return 0
+    return count(node.input(0)) * count(weights) // evaluate(weights.known_shape[0], {})
+
+
+@kernel("Conv", macs=_conv_macs)
+def conv(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    auto_pad: str,
+    dilations: Sequence[int] | None,
+    group: int,
+    kernel_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    strides: Sequence[int] | None,
+) -> Array:
+    """y[n,m,p] = b[m] + sum over c,k of x[n, c, p*stride + k*dilation - pad] * w[m,c,k] (ONNX
+    Conv-22).
+
+    x [N,C,*in], w [M,C/group,*kernel], b [M] -> [N,M,*out]; a cross-correlation.
+    """
+    if x.ndim != w.ndim or x.shape[1] != w.shape[1] * group or w.shape[0] % group:
+        raise InputError(f"weights {_text(w)} do not fit an input of {_text(x)} in {group} groups")
+    if kernel_shape and tuple(kernel_shape) != w.shape[2:]:
+        raise InputError(f"kernel_shape {list(kernel_shape)} does not fit weights {_text(w)}")
+    where = geometry(x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
+    y = np.empty((x.shape[0], w.shape[0], *where.out), np.result_type(x, w))
+    grouped = padded(x, where, 0).reshape(x.shape[0], group, x.shape[1] // group, *where.reach)
+    weights = w.reshape(group, w.shape[0] // group, math.prod(w.shape[1:]))
+    result = y.reshape(x.shape[0], group, w.shape[0] // group, *where.out)
+    _multiply(grouped, weights, where, result)
+    return y if b is None else np.add(y, _per_channel(b, y), out=y)
+
+
+def _multiply(x: Array, weights: Array, where: Geometry, y: Array) -> None:
+    """y[n,g,m,*out] = weights[g,m,c*k] @ windows of x[n,g,c,*padded], slab by slab of rows."""
+    if not where.kernel:
+        y[...] = (weights @ x[..., None])[..., 0]
+        return
+    if not y.size:
+        return
+    windows = window_view(x, where)
+    depth = weights.shape[2]
+    row_bytes = depth * math.prod(where.out[1:]) * x.shape[1] * x.itemsize
+    rows = max(1, _COLUMN_BYTES // max(row_bytes, 1))
+    for image, start in itertools.product(range(x.shape[0]), range(0, where.out[0], rows)):
+        slab = (image, ...) + (slice(start, start + rows),) + (slice(None),) * (len(where.out) - 1)
+        columns = windows[slab].reshape(x.shape[1], depth, -1)
+        y[slab] = (weights @ columns).reshape(y[slab].shape)
+
+
+@kernel("ConvTranspose", macs=_deconv_macs)
+def conv_transpose(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    auto_pad: str,
+    dilations: Sequence[int] | None,
+    group: int,
+    kernel_shape: Sequence[int] | None,
+    output_padding: Sequence[int] | None,
+    output_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    strides: Sequence[int] | None,
+) -> Array:
+    """The transpose of Conv: every input cell adds x * w to the window it belongs to
+    (ConvTranspose-22).
+
+    x [N,C,*in], w [C,M/group,*kernel], b [M] -> [N,M,*out]; unless `output_shape` is given, an
+    axis becomes stride*(in - 1) + output_padding + dilation*(kernel - 1) + 1 - pads.
+    """
+    if x.ndim != w.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
+        raise InputError(f"weights {_text(w)} do not fit an input of {_text(x)} in {group} groups")
+    rank = x.ndim - 2
+    strides = tuple(strides or (1,) * rank)
+    dilations = tuple(dilations or (1,) * rank)
+    extra = tuple(output_padding or (0,) * rank)
+    cells = zip(x.shape[2:], w.shape[2:], strides, dilations, strict=True)
+    full = tuple(s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in cells)
+    begins, out = _transposed_window(
+        x.shape[2:], full, strides, extra, auto_pad, output_shape, pads
+    )
+    n, c = x.shape[:2]
+    weights = w.reshape(group, c // group, -1).swapaxes(1, 2)
+    columns = weights @ x.reshape(n, group, c // group, math.prod(x.shape[2:]))
+    columns = columns.reshape(n, group * w.shape[1], *w.shape[2:], *x.shape[2:])
+    room = tuple(max(f, begin + o) for f, begin, o in zip(full, begins, out, strict=True))
+    y = np.zeros((n, columns.shape[1], *room), columns.dtype)
+    where = Geometry(w.shape[2:], strides, dilations, (0,) * rank, (0,) * rank, x.shape[2:])
+    for position in np.ndindex(*w.shape[2:]):
+        cell = shifted(y, where, position)
+        cell += columns[(slice(None), slice(None), *position)]
+    kept: tuple[Any, ...] = (..., *map(_span, begins, out))
+    y = y[kept]
+    return y if b is None else np.asarray(y + _per_channel(b, y))
+
+
+def _transposed_window(
+    sizes: Sequence[int],
+    full: Sequence[int],
+    strides: Sequence[int],
+    extra: Sequence[int],
+    auto_pad: str,
+    output_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which part of the full result is kept: its first cells and its sizes."""
+    rank = len(full)
+    if output_shape:
+        out = tuple(output_shape)[-rank:]
+    elif auto_pad.startswith("SAME"):
+        out = tuple(n * s for n, s in zip(sizes, strides, strict=True))
+    else:
+        pads = tuple(pads or ()) if auto_pad == "NOTSET" else ()
+        pads = pads or (0,) * (2 * rank)
+        kept = zip(full, extra, pads[:rank], pads[rank:], strict=True)
+        return tuple(pads[:rank]), tuple(max(f + e - b - a, 0) for f, e, b, a in kept)
+    totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, out, strict=True)]
+    upper = auto_pad == "SAME_UPPER"
+    return tuple(t // 2 if upper else t - t // 2 for t in totals), out
+
+
+def _span(begin: int, length: int) -> slice:
+    return slice(begin, begin + length)
+
+
+def _per_channel(b: Array, y: Array) -> Array:
+    return b.reshape(1, -1, *(1,) * (y.ndim - 2))
+
+
+def _text(x: Array) -> str:
+    return "x".join(map(str, x.shape))
+
+
+# --- gradients ------------------------------------------------------------------------------------
+# Conv, its two gradients and ConvTranspose are closed under differentiation: each is linear in two
+# of (x, w, dy), and the gradients of one are the others.
+
+
+def _gradient_macs(node: Node) -> int:
+    """As many as forward: every weight meets every position of the result once."""
+    dy = node.required(0 if node.op == "nnconv.ConvGradData" else 1)
+    weights = node.required(1) if node.op == "nnconv.ConvGradData" else node.output
+    if not count(weights):
+        return 0
+    return count(dy) * count(weights) // evaluate(weights.known_shape[0], {})
+
+
+@kernel("nnconv.ConvGradData", macs=_gradient_macs)
+def conv_grad_data(
+    dy: Array,
+    w: Array,
+    shape: Array,
+    *,
+    auto_pad: str,
+    dilations: Sequence[int] | None,
+    group: int,
+    kernel_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    strides: Sequence[int] | None,
+) -> Array:
+    """dx[n, c, p*stride + k*dilation - pad] += sum over m of w[m,c,k] * dy[n,m,p]; `shape` is
+    x's."""
+    n, c, *sizes = (int(size) for size in shape)
+    where = geometry(sizes, w.shape[2:], strides, pads, dilations, auto_pad)
+    weights = w.reshape(group, w.shape[0] // group, math.prod(w.shape[1:])).swapaxes(1, 2)
+    wide = np.zeros((n, c, *where.reach), np.result_type(dy, w))
+    for image in range(n):
+        grouped = dy[image].reshape(group, dy.shape[1] // group, math.prod(where.out))
+        columns = (weights @ grouped).reshape(c, *where.kernel, *where.out)
+        for position in np.ndindex(*where.kernel):
+            cells = shifted(wide[image], where, position) if where.kernel else wide[image]
+            cells += columns[(slice(None), *position)]
+    return unpadded(wide, where, sizes)
+
+
+@kernel("nnconv.ConvGradWeights", macs=_gradient_macs)
+def conv_grad_weights(
+    x: Array,
+    dy: Array,
+    shape: Array,
+    *,
+    auto_pad: str,
+    dilations: Sequence[int] | None,
+    group: int,
+    kernel_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    strides: Sequence[int] | None,
+) -> Array:
+    """dw[m,c,k] = sum over n,p of dy[n,m,p] * x[n, c, p*stride + k*dilation - pad]; `shape` is
+    w's."""
+    m, c, *kernel_sizes = (int(size) for size in shape)
+    where = geometry(x.shape[2:], kernel_sizes, strides, pads, dilations, auto_pad)
+    grouped = padded(x, where, 0).reshape(x.shape[0], group, c, *where.reach)
+    windows = window_view(grouped, where) if where.kernel else grouped
+    dw = np.zeros((group, m // group, c * math.prod(kernel_sizes)), np.result_type(x, dy))
+    for image in range(x.shape[0]):
+        columns = windows[image].reshape(group, dw.shape[2], math.prod(where.out))
+        dw += dy[image].reshape(group, m // group, math.prod(where.out)) @ columns.swapaxes(1, 2)
+    return dw.reshape(m, c, *kernel_sizes)
+
+
+def _over_positions(dy: Value) -> Value:
+    """The gradient of a bias: the sum over all but the channels."""
+    axes = [0, *range(2, dy.rank)]
+    return emit("ReduceSum", dy, integers(dy, axes), keepdims=0)
+
+
+def _settings(node: Node) -> dict[str, Any]:
+    """The attributes that Conv and its gradients share."""
+    shared = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+    known = node.arguments()
+    return {name: known[name] for name in shared}
+
+
+@gradient("Conv")
+def d_conv(node: Node, dy: Value) -> tuple[Value, ...]:
+    x, w = node.required(0), node.required(1)
+    dx = emit("nnconv.ConvGradData", dy, w, shape_of(x), **_settings(node))
+    dw = emit("nnconv.ConvGradWeights", x, dy, shape_of(w), **_settings(node))
+    return dx, dw, _over_positions(dy)
+
+
+@gradient("nnconv.ConvGradData")
+def d_conv_grad_data(node: Node, ddx: Value) -> tuple[Value, ...]:
+    dy, w = node.required(0), node.required(1)
+    dw = emit("nnconv.ConvGradWeights", ddx, dy, shape_of(w), **_settings(node))
+    return emit("Conv", ddx, w, **_settings(node)), dw
+
+
+@gradient("nnconv.ConvGradWeights")
+def d_conv_grad_weights(node: Node, ddw: Value) -> tuple[Value, ...]:
+    x, dy = node.required(0), node.required(1)
+    dx = emit("nnconv.ConvGradData", dy, ddw, shape_of(x), **_settings(node))
+    return dx, emit("Conv", x, ddw, **_settings(node))
+
+
+@gradient("ConvTranspose")
+def d_conv_transpose(node: Node, dy: Value) -> tuple[Value, ...]:
+    """Forward is ConvGradData with x as its dy, so its gradients are that one's."""
+    if node.output_shape or node.auto_pad.startswith("SAME"):
+        raise UnsupportedError("no gradient for ConvTranspose with output_shape or SAME padding")
+    x, w = node.required(0), node.required(1)
+    dw = emit("nnconv.ConvGradWeights", dy, x, shape_of(w), **_settings(node))
+    return emit("Conv", dy, w, **_settings(node)), dw, _over_positions(dy)

@@ -1,0 +1,197 @@
+"""Whole training steps on the cpu device: Caffe's recorded runs, what plans leave to the reference,
+and what stays the same whoever takes a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnconv.converter.caffe.layers import READERS
+from nnconv.runtime.executor import Executable, compile_model
+from nnconv.runtime.training import Trainer
+from nnconv.runtime.training.step import build_step
+from nnconv.schemas.dims import Shape, Symbolic
+from nnconv.schemas.graph import Graph, Loss, Model, Parameter, State, Value
+from nnconv.schemas.training import TrainingSpec
+from nnconv.schemas.types import DType
+from tests.golden.harness import Case, relative_l2
+from tests.training.golden import RUNS, Run, is_covered
+
+Array = np.ndarray[Any, Any]
+COVERED = [case for case in RUNS if is_covered(case, READERS)]
+
+
+@pytest.mark.parametrize("case", COVERED, ids=str)
+def test_a_run_of_caffe_is_repeated_by_kernels(case: Case) -> None:
+    """Parameters after 1, 2 and 10 updates within the rule of golden/README.md."""
+    run = Run(case)
+    trainer = Trainer(run.model, solver=run.spec, device="cpu")
+    yardstick = case.entry["ulp_yardstick"]["param_rel_l2"]
+    passes = 0
+    while trainer.iteration < 10:
+        batches = [run.batch(passes + k) for k in range(run.spec.iter_size)]
+        passes += len(batches)
+        trainer.step(*batches)
+        if (done := trainer.iteration) in (1, 2, 10):
+            for facts in case.entry["params"]:
+                got, reference = run.compared(trainer, facts["key"])
+                limit = max(1e-6, 10 * yardstick[str(done)])
+                assert relative_l2(got, reference) <= limit, f"{facts['key']} after {done}"
+
+
+class Builder:
+    """Small nets with seeded weights."""
+
+    def __init__(self, *shape: int) -> None:
+        self.graph = Graph("net")
+        self.random = np.random.default_rng(4)
+        size: Shape = (Symbolic.name("N"), *shape)
+        self.x = self.graph.add_input("data", DType.FLOAT32, size)
+        self.label = self.graph.add_input("label", DType.FLOAT32, size[:1])
+
+    def weights(self, *shape: int) -> Value:
+        scale = 1 / np.sqrt(max(1.0, float(np.prod(shape[1:]))))
+        data = (self.random.standard_normal(shape) * scale).astype(np.float32)
+        value = self.graph.constant(data, DType.FLOAT32)
+        value.parameter = Parameter()
+        return value
+
+    def dense(self, x: Value, inputs: int, outputs: int) -> Value:
+        operands = (x, self.weights(outputs, inputs), self.weights(outputs))
+        return self.graph.emit("Gemm", *operands, transB=1)  # type: ignore[no-any-return]
+
+    def conv(self, x: Value, inputs: int, outputs: int, side: int, **settings: Any) -> Value:
+        weights = self.weights(outputs, inputs, side, side), self.weights(outputs)
+        return self.graph.emit("Conv", x, *weights, **settings)  # type: ignore[no-any-return]
+
+    def pool(self, x: Value) -> Value:
+        settings: dict[str, Any] = {"kernel_shape": (2, 2), "strides": (2, 2), "ceil_mode": 1}
+        return self.graph.emit("MaxPool", x, **settings)  # type: ignore[no-any-return]
+
+    def model(self, scores: Value) -> Model:
+        loss = self.graph.emit("nnconv.SoftmaxWithLoss", scores, self.label)
+        self.graph.outputs, self.graph.losses = [loss], [Loss(loss)]
+        return Model(graph=self.graph)
+
+
+def mlp() -> Model:
+    net = Builder(20)
+    hidden = net.graph.emit("Relu", net.dense(net.x, 20, 33))
+    return net.model(net.dense(hidden, 33, 10))
+
+
+def lenet() -> Model:
+    net = Builder(1, 16, 16)
+    a = net.pool(net.conv(net.x, 1, 6, 5))
+    b = net.pool(net.conv(a, 6, 9, 3))
+    flat = net.graph.emit("Flatten", b, axis=1)
+    hidden = net.graph.emit("Relu", net.dense(flat, 36, 20))
+    return net.model(net.dense(hidden, 20, 10))
+
+
+def padded() -> Model:
+    """ReLU between convolution and pool, padding, strides, a residual, a mean over planes."""
+    net = Builder(3, 9, 9)
+    a = net.graph.emit("Relu", net.conv(net.x, 3, 8, 3, pads=(1, 1, 1, 1)))
+    b = net.graph.emit("Relu", net.conv(a, 8, 8, 3, pads=(1, 1, 1, 1)) + a)
+    c = net.pool(net.graph.emit("Relu", net.conv(b, 8, 12, 3, strides=(2, 2), pads=(1, 1, 1, 1))))
+    settings: dict[str, Any] = {"kernel_shape": (3, 3), "strides": (1, 1)}
+    d = net.graph.emit("Flatten", net.graph.emit("AveragePool", c, **settings), axis=1)
+    return net.model(net.dense(d, 12, 10))
+
+
+NETS = {"mlp": mlp, "lenet": lenet, "padded": padded}
+SOLVERS = {
+    "sgd": TrainingSpec("SGD", momentum=0.9, weight_decay=5e-4),
+    "nesterov": TrainingSpec("Nesterov", momentum=0.9, iter_size=2),
+    "adam": TrainingSpec("Adam", momentum=0.9, momentum2=0.999, delta=1e-3, clip_gradients=1.0),
+}
+
+
+def compiled(model: Model, spec: TrainingSpec, device: str, **settings: Any) -> Executable:
+    step = Model(graph=model.graph.copy())
+    build_step(step.graph, spec)
+    return compile_model(step, device=device, mode="train", **settings)
+
+
+def feeds(executable: Executable, samples: int, seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    shapes = {port.name: port.shape for port in executable.inputs}
+    sizes = [int(str(dim)) for dim in (shapes["data"] or ())[1:]]
+    found: dict[str, Any] = {
+        "data": random.standard_normal((samples, *sizes)).astype(np.float32),
+        "label": random.integers(0, 10, samples).astype(np.float32),
+        "train:rate": np.float32(0.05),
+    }
+    return found | ({"train:last": np.bool_(seed % 2)} if "train:last" in shapes else {})
+
+
+@pytest.mark.parametrize("samples", [1, 16, 37])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("net", NETS)
+def test_steps_are_those_of_the_reference_on_any_number_of_threads(
+    net: str, solver: str, samples: int
+) -> None:
+    model, spec = NETS[net](), SOLVERS[solver]
+    wanted = compiled(model, spec, "reference", precision="f64")
+    runs = [compiled(model, spec, "cpu", threads=n, in_place=n == 2) for n in (1, 2)]
+    for seed in range(4):
+        given = feeds(wanted, samples, seed)
+        expected = wanted.run(given)["train:loss"]
+        for run in runs:
+            assert run.run(given)["train:loss"] == pytest.approx(float(expected), rel=1e-5)
+    one, two = (run.state for run in runs)
+    for name, want in wanted.state.items():
+        scale = max(float(np.abs(want).max(initial=0)), 1e-6)
+        assert float(np.abs(one[name] - want).max(initial=0)) <= 1e-4 * scale, name
+        assert one[name].tobytes() == two[name].tobytes(), name
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_step_of_floats_leaves_nothing_to_the_reference(net: str) -> None:
+    executable = compiled(NETS[net](), SOLVERS["sgd"], "cpu")
+    shapes = {name: np.shape(array) for name, array in feeds(executable, 24, 0).items()}
+    left = [s for s in executable.plan(shapes).steps if s.kernel.startswith("reference:")]
+    assert [str(s.writes[0].dtype) for s in left] == ["int64"]  # the iteration, counted up
+
+
+def test_parameters_are_written_over_and_the_model_stays_as_it_was() -> None:
+    model = mlp()
+    before = {name: np.array(value.data) for name, value in model.graph.parameters.items()}
+    executable = compiled(model, SOLVERS["sgd"], "cpu", in_place=True)
+    homes = {name: array.ctypes.data for name, array in executable._state.items()}
+    start = executable.state
+    executable.run(feeds(executable, 8, 0))
+    name = next(iter(before))
+    assert not np.array_equal(executable.state[name], start[name])
+    now = executable._state.items()
+    moved = {name for name, array in now if array.ctypes.data != homes[name]}
+    assert moved == {"train:iteration"}
+    for name, value in model.graph.parameters.items():
+        np.testing.assert_array_equal(value.data, before[name])
+
+
+def test_the_state_before_a_step_is_kept_unless_asked_otherwise() -> None:
+    executable = compiled(mlp(), SOLVERS["sgd"], "cpu")
+    before = executable.live_state
+    copies = executable.state
+    executable.run(feeds(executable, 8, 0))
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, copies[name])
+
+
+def test_a_state_that_is_an_output_too_keeps_its_value() -> None:
+    """What the caller is given must not change with the next step."""
+    graph = Graph("count")
+    total = graph.constant(np.zeros(5, np.float32), DType.FLOAT32, name="total")
+    x = graph.add_input("x", DType.FLOAT32, (5,))
+    graph.state.append(State("total", total, total + x))
+    graph.outputs = [graph.emit("Identity", total), graph.state[0].write]
+    run = compile_model(Model(graph=graph), device="cpu", mode="train", in_place=True)
+    one = np.ones(5, np.float32)
+    first = list(run.run({"x": one}).values())
+    second = list(run.run({"x": one}).values())
+    assert [a[0] for a in first] == [0, 1]
+    assert [a[0] for a in second] == [1, 2]

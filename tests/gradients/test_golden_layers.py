@@ -1,0 +1,70 @@
+"""Every layer case and random net of real Caffe that the importer covers: gradients of blobs and
+parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnconv.runtime.executor import compile_model
+from tests.golden.harness import Array, Case, covered, distance, part, set_parameters
+from tests.gradients.golden import differentiate, prefixed
+
+NOT_COMPARED = frozenset({"caffe-bug", "random"})
+IN_PLACE = "in place Caffe's backward reads what forward has overwritten; ours is the derivative"
+OURS = {
+    "bnll__inplace_quirk": IN_PLACE,
+    "clip__inplace_quirk": IN_PLACE,
+    "log__inplace_quirk": IN_PLACE,
+    "power__inplace_linear_quirk": IN_PLACE,
+    "power__inplace_square_quirk": IN_PLACE,
+    "power__zero_base": "Caffe takes y/x, NaN at x = 0; ours is the derivative",
+    "eltwise__prod_unstable_zero": "Caffe takes y/x, NaN at x = 0; ours is the stable product",
+}
+"""Where the derivative is right and Caffe is not; nothing that was trained can depend on these."""
+GAPS = {"net__propagate_down_false": "the importer does not keep propagate_down"}
+
+CASES = [
+    case for folder in ("layers", "fuzz") for case in covered(folder) if case.entry.get("backward")
+]
+
+
+def marked(case: Case) -> Any:
+    gap = GAPS.get(case.name)
+    marks = [] if gap is None else [pytest.mark.xfail(reason=gap, strict=True)]
+    return pytest.param(case, marks=marks, id=case.name)
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
+def test_gradients_are_those_of_caffe(case: Case) -> None:
+    arrays = case.arrays()
+    model = case.model()
+    set_parameters(model, part(arrays, "param"))
+    silent = set(case.entry.get("noback_tops", ()))
+    seeds = [blob for blob in part(arrays, "topdiff") if blob not in silent]
+    wanted = prefixed(arrays, "diff", "pdiff")
+    if not seeds:  # Silence: nothing leads to an output, so Caffe clears what it could write
+        assert not any(array.any() for array in prefixed(arrays, "diff", "pdiff").values())
+        return
+    names = differentiate(model, seeds, wanted)
+    executable = compile_model(model, device="reference", mode=case.phase)
+    for step in range(case.steps):
+        results = executable.run(feeds(executable, arrays, step))
+        for name, reference in prefixed(arrays, "diff", "pdiff", step=step).items():
+            check(case, name, np.asarray(results[names[name]]), reference)
+
+
+def feeds(executable: Any, arrays: dict[str, Array], step: int) -> dict[str, Array]:
+    """What Caffe was fed; its DummyData layers, inputs here, are among its outputs."""
+    known = part(arrays, "out", step) | part(arrays, "in", step)
+    known |= prefixed(arrays, "topdiff", step=step)
+    return {port.name: known[port.name] for port in executable.inputs}
+
+
+def check(case: Case, name: str, got: Array, reference: Array) -> None:
+    assert got.shape == reference.shape, name
+    limit = case.tolerance(name.partition("/")[0])
+    if limit is not None and not case.flags & NOT_COMPARED and case.name not in OURS:
+        assert distance(got, reference) <= max(limit, 1e-4), name

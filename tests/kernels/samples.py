@@ -1,0 +1,91 @@
+"""One kernel of each family with inputs, for tests that treat all families alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from nnconv.runtime.kernels.arrays import Array, Border, Matrix
+from nnconv.runtime.kernels.conv import Window, conv, pack_bias, pack_weights
+from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
+from nnconv.runtime.kernels.elementwise import Step, Strided, chain
+from nnconv.runtime.kernels.functions import Activation
+from nnconv.runtime.kernels.gemm import gemm, pack_matrix
+from nnconv.runtime.kernels.language import Kernel
+from nnconv.runtime.kernels.movement import FillBorder, Reorder
+from nnconv.runtime.kernels.norm import LRN
+from nnconv.runtime.kernels.pool import Pool
+from nnconv.runtime.kernels.reduce import Axis, Reduce, Softmax
+from nnconv.runtime.kernels.target import Target
+from nnconv.runtime.kernels.winograd import pack_winograd, winograd
+from tests.kernels.harness import Floats, buffer, memory_of, random
+
+Sample = tuple[str, Kernel, list[Floats]]  # the last buffer is written
+
+
+def samples(target: Target) -> Iterator[Sample]:
+    """(name, kernel, buffers); the buffers are new at every call."""
+    lanes, border = target.lanes, Border(1, 1, 1, 1)
+    x = Array.dense(1, 40, 9, 11, lanes, border)
+    y = Array.dense(1, 24, 9, 11, lanes)
+    same, plain = Array.dense(1, 40, 9, 11, lanes), Array.dense(1, 40, 9, 11)
+    values, relu = random((1, 40, 9, 11), 1), Activation("Relu")
+    window = Window((3, 3), pad=(1, 1))
+
+    direct = conv(target, x, y, window, activation=relu)
+    w, bias = random((24, 40, 3, 3), 2), random((24,), 3)
+    packed = [buffer(pack_weights(direct, w)), buffer(pack_bias(direct, bias))]
+    yield "conv", direct, [memory_of(x, values), *packed, memory_of(y)]
+
+    for outputs in (2, 4):
+        plan = winograd(target, x, y, window, outputs, activation=relu)
+        strip = plan.strips[0]
+        v, m = random((plan.v_size,), 4), random((plan.m_size,), 5)
+        padded = buffer(np.resize(bias, y.blocks * lanes))
+        enter = replace(strip.enter, image=x)  # not from a base address inside the buffer
+        yield f"winograd {outputs} input", enter, [memory_of(x, values), buffer(v * np.nan)]
+        weights = buffer(pack_winograd(plan, w))
+        yield (
+            f"winograd {outputs} products",
+            strip.product,
+            [buffer(v), weights, buffer(m * np.nan)],
+        )
+        yield f"winograd {outputs} output", strip.leave, [buffer(m), padded, memory_of(y)]
+
+    each = depthwise(target, x, same, window, bias=False)
+    taps = buffer(pack_depthwise(each, random((40, 1, 3, 3), 6)))
+    yield "depthwise", each, [memory_of(x, values), taps, memory_of(same)]
+
+    product = gemm(target, Matrix.dense(7, 50), Matrix.dense(7, 70))
+    b = buffer(pack_matrix(product, random((50, 70), 7)))
+    yield "gemm", product, [buffer(random((7, 50), 8)), b, buffer(np.full(490, np.nan))]
+
+    half = Array.dense(1, 40, 5, 6, lanes)
+    for average in (False, True):
+        pool = Pool(x, half, Window((3, 3), (2, 2), pad=(1, 1)), average, average, (1, 1))
+        yield f"pool {average}", pool, [memory_of(x, values), memory_of(half)]
+
+    yield "lrn", LRN(x, same, 5, 0.1, 0.6, 2.0), [memory_of(x, values), memory_of(same)]
+    yield "lrn by roots", LRN(x, same, 5, 0.1, 0.75, 2.0), [memory_of(x, values), memory_of(same)]
+    rows, columns = Axis.dense(3, 45), Axis.dense(2, 9, 21)
+    for name, axis in (("rows", rows), ("columns", columns)):
+        size = axis.outer * axis.length * axis.inner
+        data, empty = random((size,), 9), np.full(size, np.nan, np.float32)
+        short = Axis.dense(axis.outer, 1, axis.inner)
+        yield f"softmax {name}", Softmax(axis, axis, lanes), [buffer(data), buffer(empty)]
+        reduce = Reduce(axis, short, lanes, "ReduceL2")
+        yield f"reduce {name}", reduce, [buffer(data), buffer(empty[: axis.outer * axis.inner])]
+
+    steps = [
+        Step(op, (i,)) for i, op in enumerate(("Exp", "Log", "Tanh", "Erf", "Softplus", "Gelu"))
+    ]
+    one = [Strided((1,))]
+    every = chain([2003], one, one, steps, [len(steps)], lanes)
+    data = random((2003,), 10) * 20
+    yield "functions", every, [buffer(data), buffer(data * np.nan)]
+
+    yield "reorder in", Reorder(plain, x), [buffer(values), memory_of(x)]
+    yield "reorder out", Reorder(x, plain), [memory_of(x, values), memory_of(plain)]
+    yield "border", FillBorder(x, lanes, -np.inf), [memory_of(x)]

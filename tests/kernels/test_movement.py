@@ -1,0 +1,111 @@
+"""Reordering, borders and strided copies: every element where it belongs, nothing else touched."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnconv.runtime.kernels.arrays import Array, Border
+from nnconv.runtime.kernels.elementwise import Step, Strided, chain
+from nnconv.runtime.kernels.movement import (
+    FillBorder,
+    Reorder,
+    blocked,
+    copy,
+    per_channel,
+    plain,
+)
+from nnconv.runtime.kernels.target import Target
+from tests.kernels.harness import (
+    buffer,
+    close,
+    few,
+    memory_of,
+    placed,
+    random,
+    read,
+    run,
+    same_on_two_threads,
+    untouched,
+    view,
+)
+
+
+@few
+@given(data=st.data())
+def test_reordering_moves_every_element(target: Target, data: st.DataObject) -> None:
+    draw = data.draw
+    n, c = draw(st.integers(1, 2)), draw(st.integers(1, 40))
+    h, w = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+    flat = draw(st.booleans())
+    sides = [1, target.lanes] if draw(st.booleans()) else [target.lanes, 1]
+    x, y = (
+        Array.dense(n, c, h, w, lanes) if flat else draw(placed(n, c, h, w, lanes, Border()))
+        for lanes in sides
+    )
+    values, memory = random((n, c, h, w), 1), memory_of(y)
+    run(Reorder(x, y), target, source := memory_of(x, values), memory)
+    np.testing.assert_array_equal(read(y, memory), values)
+    assert untouched(y, memory)
+    assert same_on_two_threads(Reorder(x, y), target, source, memory)
+    lanes_past = view(y, memory)[:, -1, :, :, y.tail :]
+    assert (lanes_past == 0).all()
+
+
+@few
+@given(data=st.data())
+def test_filling_a_border_touches_nothing_else(target: Target, data: st.DataObject) -> None:
+    draw = data.draw
+    edge = Border(*(draw(st.integers(0, 3)) for _ in range(4)))
+    lanes = draw(st.sampled_from([1, target.lanes]))
+    x = Array.dense(2, 20, draw(st.integers(1, 4)), draw(st.integers(1, 9)), lanes, edge)
+    if not edge:
+        return
+    value = draw(st.sampled_from([0.0, -np.inf]))
+    memory = memory_of(x)
+    run(FillBorder(x, target.lanes, value), target, memory)
+    assert np.isnan(view(x, memory)).all()
+    filled = view(x, memory, with_border=True)
+    assert ((filled == value) | np.isnan(filled)).all()
+    assert (filled == value).sum() == filled.size - view(x, memory).size
+
+
+def test_a_copy_transposes_slices_and_joins(target: Target) -> None:
+    x, memory = random((5, 7, 9), 1), buffer(np.full(5 * 7 * 9, np.nan))
+    run(
+        copy((9, 5, 7), Strided((1, 63, 9)), Strided((35, 7, 1)), target.lanes),
+        target,
+        buffer(x),
+        memory,
+    )
+    np.testing.assert_array_equal(memory.reshape(9, 5, 7), x.transpose(2, 0, 1))
+
+
+def test_a_plain_image_gets_its_border_by_a_copy_and_a_fill(target: Target) -> None:
+    x = Array.dense(2, 3, 5, 6)
+    y = Array.dense(2, 3, 5, 6, 1, Border(1, 1, 1, 1))
+    values, memory = random((2, 3, 5, 6), 1), buffer(np.full(y.size, np.nan))
+    run(copy((2, 3, 5, 6), plain(x), plain(y), target.lanes), target, buffer(values), memory)
+    run(FillBorder(y, target.lanes), target, memory)
+    want = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    np.testing.assert_array_equal(memory.reshape(2, 3, 7, 8), want)
+
+
+def test_a_chain_on_blocked_arrays_scales_each_channel(target: Target) -> None:
+    lanes = target.lanes
+    x = Array.dense(2, 20, 3, 4, lanes, Border(1, 1, 1, 1))
+    y = Array.dense(2, 20, 3, 4, lanes)
+    values, scale = random((2, 20, 3, 4), 1), np.ones(y.blocks * lanes, np.float32)
+    scale[:20] = random((20,), 2)
+    kernel = chain(
+        (2, y.blocks, 3, 4, lanes),
+        [blocked(x), per_channel(lanes)],
+        [blocked(y)],
+        [Step("Mul", (0, 1))],
+        [2],
+        lanes,
+    )
+    memory = memory_of(y)
+    run(kernel, target, memory_of(x, values), buffer(scale), memory)
+    close(read(y, memory), values.astype(np.float64) * scale[:20, None, None], 1e-7)
