@@ -103,7 +103,8 @@ def test_a_published_net_and_its_weights_come_back(published: Published, tmp_pat
     again = import_caffe(tmp_path / "net.prototxt", [tmp_path / "net.caffemodel"])
     assert list(again.weights) == list(model.weights)
     for name, array in model.weights.items():
-        assert again.weights[name].tobytes() == array.astype(np.float32).tobytes(), name
+        assert again.weights[name].dtype == array.dtype
+        assert again.weights[name].tobytes() == array.tobytes(), name
 
 
 @pytest.mark.parametrize("published", MODELS, ids=str)

@@ -43,6 +43,12 @@ class Blob:
         if self.array.shape != self.shape:
             raise BlobError(f"the array is {self.array.shape}, the blob {self.shape}")
 
+    def widened(self) -> Blob:
+        """The same values as every Caffe reads them: halves (NVIDIA only) become floats."""
+        if self.array.dtype != np.float16:
+            return self
+        return Blob(self.shape, self.array.astype(np.float32), self.legacy)
+
 
 def legacy_shape(dims: dict[str, int], names: Sequence[str] = LEGACY) -> tuple[int, ...]:
     """The axes of a blob whose old fields `dims` are given; those of `names` it lacks are 0."""

@@ -410,8 +410,8 @@ def write_net(file: BinaryIO, message: Message, blobs_per_layer: Sequence[Sequen
     """Writes a net of V2 layers with their blobs as Caffe would, never holding the weights twice.
 
     `message` is a NetParameter whose layers have no blobs of their own; `blobs_per_layer` has one
-    list for each of them. Blobs are written as packed floats (float64 as doubles) with `shape`, or
-    with the four old fields where `Blob.legacy`.
+    list for each of them. Blobs are written as packed floats (float64 as doubles, float16 as
+    NVIDIA's raw_data) with `shape`, or with the four old fields where `Blob.legacy`.
     """
     layers: Any = message.layer  # type: ignore[attr-defined]
     outer = type(message)()
@@ -451,25 +451,40 @@ def _split(serialized: bytes, number: int) -> tuple[bytes, bytes]:
     return serialized, b""
 
 
-def _element_type(blob: Blob) -> np.dtype[Any]:
-    return np.dtype("<f8" if blob.array.dtype == np.float64 else "<f4")
+class _Storage(NamedTuple):
+    """How BlobProto holds elements of a type: the field, and what must be said before it."""
+
+    field: int
+    dtype: np.dtype[Any]
+    before: bytes = b""
+
+
+_FLOATS = _Storage(5, np.dtype("<f4"))
+_STORAGE = {
+    np.dtype(np.float64): _Storage(8, np.dtype("<f8")),
+    np.dtype(np.float16): _Storage(12, np.dtype("<f2"), varint(10 << 3) + varint(2)),
+}
+
+
+def _storage(blob: Blob) -> _Storage:
+    return _STORAGE.get(blob.array.dtype.newbyteorder("="), _FLOATS)
 
 
 def _payload_size(blob: Blob) -> int:
-    return math.prod(blob.shape) * _element_type(blob).itemsize
+    return math.prod(blob.shape) * _storage(blob).dtype.itemsize
 
 
 def _blob_head_and_tail(blob: Blob) -> tuple[bytes, bytes]:
-    """What stands before and behind the elements: legacy sizes 1-4, data 5, shape 7, doubles 8."""
-    size = _payload_size(blob)
-    doubles = _element_type(blob).itemsize == 8
-    tag = varint((8 if doubles else 5) << 3 | LENGTH) + varint(size) if size else b""
+    """What stands before and behind the elements: fields in the order of their numbers, which are
+    1 to 4 for legacy sizes and 7 for the shape."""
+    size, storage = _payload_size(blob), _storage(blob)
+    tag = storage.before + varint(storage.field << 3 | LENGTH) + varint(size) if size else b""
     if blob.legacy:
         sizes = b"".join(varint(i << 3) + varint(dim) for i, dim in enumerate(blob.shape, 1))
         return sizes + tag, b""
     dims = b"".join(map(varint, blob.shape))
     shape = length_delimited(7, length_delimited(1, dims) if dims else b"")
-    return (shape + tag, b"") if doubles else (tag, shape)
+    return (shape + tag, b"") if storage.field > 7 else (tag, shape)
 
 
 CHUNK = 1 << 20
@@ -477,7 +492,7 @@ CHUNK = 1 << 20
 
 def _write_elements(file: BinaryIO, blob: Blob) -> None:
     """The elements in order; contiguous arrays of the right type go out as they lie in memory."""
-    dtype, flat = _element_type(blob), blob.array.reshape(-1)
+    dtype, flat = _storage(blob).dtype, blob.array.reshape(-1)
     if flat.dtype == dtype and flat.flags.c_contiguous:
         file.write(flat.view(np.uint8).data if flat.size else b"")
         return

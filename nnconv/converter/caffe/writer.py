@@ -262,7 +262,8 @@ class _Writer:
         specs = settings.pop("param", None) or self._specs(written.blobs)
         layer.MergeFrom(self.dialect.new("LayerParameter", param=specs, **settings))
         blobs = [stored_behind(blob) or blob for blob in written.blobs]
-        self.result.blobs.append(self._blobs(layer.name, blobs, written.shapes))
+        made = self._blobs(layer.name, blobs, written.shapes)
+        self.result.blobs.append([blob.widened() for blob in made])
 
     def _top(self, value: Value, bottoms: list[str], index: int) -> str:
         """The name of a blob to make. A name that exists is made again only in place, as it was
