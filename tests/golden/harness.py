@@ -24,6 +24,13 @@ from tests.places import shared
 
 Array = np.ndarray[Any, Any]
 
+DEVICES: dict[str, dict[str, Any]] = {
+    "reference": {"device": "reference"},
+    "cpu": {"device": "cpu"},
+    "cpu-direct": {"device": "cpu", "winograd": 0},
+}
+"""What recorded results are compared on, and how it is said to `compile_model`."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from nnconv.runtime.executor import compile_model
-from tests.golden.harness import Array, Case, covered, distance, part, set_parameters
+from tests.golden.harness import DEVICES, Array, Case, covered, distance, part, set_parameters
 
-DEVICES = ["reference", "cpu"]
 NOT_COMPARED = frozenset({"caffe-bug", "random"})
 OURS = {"relu__nan_inf"}
 """Caffe multiplies by a slope of 0, so that -inf gives NaN; Relu, as everybody else has it,
@@ -26,7 +25,7 @@ def test_a_layer_computes_what_caffe_computes(case: Case, device: str) -> None:
     model = case.model()
     set_parameters(model, part(arrays, "param"))
     wanted = {name for name in part(arrays, "out") if name not in input_names(model)}
-    executable = compile_model(model, device=device, mode=case.phase, outputs=sorted(wanted))
+    executable = compile_model(model, **DEVICES[device], mode=case.phase, outputs=sorted(wanted))
     for step in range(case.steps):
         results = executable.run(inputs(model, arrays, step))
         check(case, "out", part(arrays, "out", step), results, wanted)

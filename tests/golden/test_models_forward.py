@@ -16,10 +16,8 @@ from nnconv.converter.caffe.layers import READERS
 from nnconv.converter.caffe.reader import import_files
 from nnconv.runtime.executor import compile_model
 from nnconv.schemas.graph import Model
-from tests.golden.harness import Array
+from tests.golden.harness import DEVICES, Array
 from tests.places import shared
-
-DEVICES = ["reference", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ MODELS = [model for model in published() if model.covered]
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("published", MODELS, ids=str)
 def test_a_published_model_gives_the_recorded_outputs(published: Published, device: str) -> None:
-    executable = compile_model(published.model(), device=device, outputs=outputs(published))
+    executable = compile_model(published.model(), **DEVICES[device], outputs=outputs(published))
     for case in published.facts["reference"]["cases"]:
         with np.load(published.folder / case["file"]) as stored:
             arrays = {key: stored[key] for key in stored.files}

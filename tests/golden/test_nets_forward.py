@@ -13,6 +13,7 @@ from nnconv.converter.caffe.writer import export_caffe
 from nnconv.runtime.executor import compile_model
 from nnconv.schemas.dims import evaluate_shape
 from tests.golden.harness import (
+    DEVICES,
     Case,
     covered,
     recipe_input,
@@ -23,7 +24,6 @@ from tests.golden.harness import (
     set_parameters,
 )
 
-DEVICES = ["reference", "cpu"]
 NETS = covered("nets")
 
 
@@ -34,7 +34,7 @@ def test_a_net_computes_what_caffe_computes(case: Case, device: str) -> None:
     set_parameters(model, recipe_parameters(case, model))
     stored = case.arrays()
     wanted = [key[4:] for key in stored if key.startswith("out/")]
-    results = compile_model(model, device=device, mode=case.phase, outputs=wanted).run(
+    results = compile_model(model, **DEVICES[device], mode=case.phase, outputs=wanted).run(
         recipe_inputs(case)
     )
     for name in wanted:
@@ -57,7 +57,7 @@ def test_a_doubled_batch_gives_what_caffe_gave_twice(case: Case, device: str) ->
     stored = case.arrays()
     wanted = [key[4:] for key in stored if key.startswith("out/")]
     inputs = {name: np.concatenate([x, x]) for name, x in recipe_inputs(case).items()}
-    results = compile_model(model, device=device, mode=case.phase, outputs=wanted).run(inputs)
+    results = compile_model(model, **DEVICES[device], mode=case.phase, outputs=wanted).run(inputs)
     for name in wanted:
         facts = case.entry["arrays"][f"out/{name}"]
         got = np.asarray(results[name])
@@ -97,7 +97,7 @@ def test_a_net_runs_at_another_size_from_the_same_import(
     assert sizes != model.graph.sizes
     shape = evaluate_shape(value.known_shape, sizes)
     picture = recipe_input("unit", f"second/{name}", shape)
-    results = compile_model(model, device=device, mode="test").run({value.name: picture})
+    results = compile_model(model, **DEVICES[device], mode="test").run({value.name: picture})
 
     resized = import_caffe(case.prototxt, shapes={value.name: shape})
     set_parameters(resized, model.weights)
