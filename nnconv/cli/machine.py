@@ -78,7 +78,7 @@ def env(as_json: bool) -> None:
 
 def environment() -> dict[str, Any]:
     """What a bug report should say about this machine."""
-    from platformdirs import user_cache_path
+    from nnconv.zoo.cache import home
 
     return {
         "version": nnconv.__version__,
@@ -93,7 +93,7 @@ def environment() -> dict[str, Any]:
         "paths": {
             "nnconv": str(Path(nnconv.__file__).parent),
             "python": sys.executable,
-            "cache": str(user_cache_path("nnconv")),
+            "cache": str(home()),
         },
         "variables": {
             key: value

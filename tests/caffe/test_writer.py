@@ -242,6 +242,16 @@ def test_what_caffe_cannot_say_is_refused_and_nothing_is_touched(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_layer_that_only_forks_have_is_refused_naming_them(tmp_path: Path, golden: Path) -> None:
+    model = import_caffe(golden / "nets" / "resnet18.prototxt")
+    image = model.graph.inputs[0]
+    model.graph.outputs = [model.graph.emit("Transpose", image, perm=(0, 2, 3, 1))]
+    with pytest.raises(UnsupportedError, match="needs permute_param, which bvlc Caffe lacks") as e:
+        export_caffe(model, tmp_path / "net.prototxt")
+    assert "ssd" in e.value.problems[0].hint
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_parameter_without_weights_is_named_and_nothing_is_written(
     tmp_path: Path, golden: Path
 ) -> None:

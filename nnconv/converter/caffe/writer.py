@@ -236,10 +236,24 @@ class _Writer:
             written = rule(node) if rule else None
             if written is None or not self._connected(written):
                 self._refuse(node, known=rule is not None)
-                for value in node.outputs:
-                    self._name(value, value.name)  # so that its readers are not refused too
+            elif field := self._foreign_field(written):
+                self._refuse_field(node, written.type, field)
+            else:
+                self._from_rule(node, written)
                 continue
-            self._from_rule(node, written)
+            for value in node.outputs:
+                self._name(value, value.name)  # so that its readers are not refused too
+
+    def _foreign_field(self, written: Written) -> str:
+        """The first setting that layers of this dialect do not have, '' where all are known."""
+        known = self.dialect.descriptor("LayerParameter").fields_by_name
+        return next((name for name in written.settings if name not in known), "")
+
+    def _refuse_field(self, node: Node, kind: str, field: str) -> None:
+        title = f"'{node.outputs[0].name}' ({node.op})"
+        forks = ", ".join(schema.dialects_knowing("LayerParameter", field)[:3])
+        text = f"{title}: layer type {kind} needs {field}, which {self.dialect.name} Caffe lacks"
+        self.report.error(text, node.span, hint=f"forks that have it: {forks}" if forks else "")
 
     def _connected(self, written: Written) -> bool:
         return all(value in self.names for value in written.bottoms)
