@@ -19,7 +19,7 @@ from tests.golden.harness import (
 )
 from tests.gradients.golden import first_version, parameter
 
-NEAR_TIES = {"googlenet_loss": 0.02}
+NEAR_TIE = "googlenet_loss"
 """In channel 251 of inception_4d/3x3 two neighbours are both 145.38365 in float32 (in float64 they
 differ by 4e-8 of that); a max pooling takes the left one here, in either precision, and the other
 one in Caffe, whose products are added in another order. All that lies before feels it."""
@@ -30,8 +30,26 @@ NETS = [
 ]
 
 
-@pytest.mark.parametrize("case", NETS, ids=str)
+GAP = pytest.mark.xfail(reason="a max pooling decides a near tie otherwise", strict=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.name, marks=[GAP] if c.name == NEAR_TIE else []) for c in NETS],
+)
 def test_the_gradients_of_a_net_are_those_of_caffe(case: Case) -> None:
+    for key, error, ulp in deviations(case):
+        assert error <= max(1e-4, 10 * ulp), key
+
+
+def test_a_near_tie_decided_otherwise_moves_gradients_by_two_percent_at_most() -> None:
+    (case,) = [case for case in NETS if case.name == NEAR_TIE]
+    assert max(error for _, error, _ in deviations(case)) <= 0.02
+
+
+def deviations(case: Case) -> list[tuple[str, float, float]]:
+    """For every recorded gradient its name, our relative L2 distance from it, and Caffe's own
+    when all that goes in moves by an ulp."""
     model = case.model()
     set_parameters(model, recipe_parameters(case, model))
     stored = {key: a for key, a in case.arrays().items() if key.startswith(GROUPS)}
@@ -45,11 +63,11 @@ def test_the_gradients_of_a_net_are_those_of_caffe(case: Case) -> None:
     found = gradients(graph, wrt=targets.values())
     graph.outputs = list(found.values())
     results = compile_model(model, device="reference", mode=case.phase).run(recipe_inputs(case))
-    limit = NEAR_TIES.get(case.name, 1e-4)
+    distances = []
     for key, reference in stored.items():
         facts = case.entry["arrays"][key]
         got = np.asarray(results[found[targets[key]].name])
         assert list(got.shape) == facts["shape"], key
-        if "sub" in facts:
-            got = sampled(got, facts["sub"])
-        assert relative_l2(got, reference) <= max(limit, 10 * facts["ulp_rel_l2"]), key
+        seen = sampled(got, facts["sub"]) if "sub" in facts else got
+        distances.append((key, float(relative_l2(seen, reference)), float(facts["ulp_rel_l2"])))
+    return distances
