@@ -30,6 +30,9 @@ _WEIGHT_BYTES = 96 << 10  # of one panel's chunk: it stays in the second cache l
 _BAND_FLOPS = (
     4_000_000  # work of an item, where the shape allows: more items than threads, few takes
 )
+_AHEAD_BYTES = 8 << 10  # how far ahead weights are asked for: memory answers in the time of 4 kB
+_RESIDENT_BYTES = 128 << 10  # weights that stay in the second cache level from run to run
+_LINE = 16  # elements of a cache line
 
 
 @dataclass(frozen=True)
@@ -162,11 +165,21 @@ class Conv(Kernel):
         return 2 * self.y.batch * self.y.channels * self.y.pixels * inputs * self.taps
 
     @property
-    def bytes(self) -> int:
+    def weights(self) -> int:
+        """Elements of the packed weights."""
         images = self.y.batch if self.weight_image else 1
-        weights = images * self.steps * self.groups * self.panels * self.panel_width
+        return images * self.steps * self.groups * self.panels * self.panel_width
+
+    @property
+    def ahead(self) -> int:
+        """How many rows before they are needed weights are asked for, 0 where they stay cached."""
+        resident = 4 * self.weights <= _RESIDENT_BYTES
+        return 0 if resident else -(-_AHEAD_BYTES // (4 * self.panel_width))
+
+    @property
+    def bytes(self) -> int:
         pixels = self.y.batch * (self.y.channels * self.y.pixels + self.x.channels * self.x.pixels)
-        return 4 * (weights + pixels)
+        return 4 * (self.weights + pixels)
 
     # -- description
 
@@ -393,6 +406,9 @@ class _Item:
             for i in range(together):
                 at = weights + i * conv.panel_width
                 rows = [k.load("w", at + v * conv.lanes) for v in range(self.vectors)]
+                if conv.ahead:
+                    for line in range(0, self.vectors * conv.lanes, _LINE):
+                        k.prefetch("w", at + conv.ahead * conv.panel_width + line)
                 for p, start in enumerate(starts):
                     factor = factors[p][i] if factors else k.broadcast("x", start)
                     for v, weight in enumerate(rows):

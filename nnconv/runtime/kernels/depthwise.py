@@ -4,7 +4,6 @@ channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,17 +13,19 @@ from numpy.typing import NDArray
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import NONE, Activation
-from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, tiles
+from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
 from nnconv.runtime.kernels.target import Target
 from nnconv.schemas.errors import InternalError
+
+Reach = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Depthwise(Kernel):
     """y = activation(conv(x, w) + bias + residual) with as many groups as channels; blocked arrays.
 
-    x needs the border `window.reach`. w is packed by `pack_depthwise`; one item is an output row of
-    a block, `columns` pixels at a time.
+    Taps outside of x are left out, so x needs no border. w is packed by `pack_depthwise`; one item
+    is an output row of a block, `columns` pixels at a time.
     """
 
     family: ClassVar[str] = "depthwise"
@@ -38,9 +39,6 @@ class Depthwise(Kernel):
     activation: Activation = NONE
 
     def __post_init__(self) -> None:
-        if not self.x.border.covers(self.window.reach(self.x, self.y)):
-            need = self.window.reach(self.x, self.y)
-            raise InternalError(f"depthwise: x has border {self.x.border}, needs {need}")
         if self.x.channels != self.y.channels or self.x.lanes != self.y.lanes:
             raise InternalError("depthwise: x and y differ in channels or lanes")
 
@@ -72,41 +70,77 @@ class Depthwise(Kernel):
         return 4 * self.y.batch * self.lanes * self.y.blocks * (self.x.pixels + self.y.pixels)
 
     def describe(self, k: Printer) -> None:
-        image, block, row = k.ids
-        bias = k.load("bias", block * self.lanes) if self.bias else k.constant(0)
-        for tile, columns in tiles(k, self.y.width, self.columns, "tile"):
-            first = tile * self.columns
-            sums = [k.register(bias, "sum") for _ in range(columns)]
-            for weight, at in self._taps(k, (image, block, row, first)):
-                factor = k.load("w", weight)
-                step = self.window.stride[1] * self.x.column
-                for c, total in enumerate(sums):
-                    total.value = k.fma(k.load("x", at + c * step), factor, total.value)
-            for c, total in enumerate(sums):
-                place = (image, block, row, first + c)
-                value = total.value
-                if self.residual:
-                    value = value + k.load("residual", self.residual.at(*place))
-                k.store("y", self.y.at(*place), self.activation(k, value))
+        lines = self._lines(k, k.ids[2])
+        for first, count, columns, reaches in self._tiles():
+            with k.loop(count, name="tile") as turn:
+                self._tile(k, lines, turn * self.columns + first, columns, reaches)
 
-    def _taps(
-        self, k: Printer, place: tuple[Index, Index, Index, Index]
-    ) -> Iterator[tuple[Index, Index]]:
-        """(address of a tap's weights, address of its first input pixel): rows rolled, columns
-        not.
-        """
-        window, (image, block, row, column) = self.window, place
-        corner = self.x.at(
-            image,
-            block,
-            row * window.stride[0] - window.pad[0],
-            column * window.stride[1] - window.pad[1],
+    def _lines(self, k: Printer, row: Index) -> tuple[Index, Index]:
+        """The taps [start, stop) of an output row that meet rows of x."""
+        window, extent = self.window, self.x.height
+        size, step, pad, dilation = (
+            pair[0] for pair in (window.size, window.stride, window.pad, window.dilation)
         )
-        with k.loop(window.size[0], name="kh") as kh:
-            line = corner + kh * (window.dilation[0] * self.x.row)
+        last = (self.y.height - 1) * step - pad + (size - 1) * dilation
+        start, stop = Index(), Index((), size)
+        if pad:
+            above = k.larger(row * -step + (pad + dilation - 1), 0)
+            start = k.index(k.quotient(above, dilation))
+        if last >= extent:
+            left = k.larger(row * -step + (extent - 1 + pad + dilation), 0)
+            stop = k.index(k.smaller(k.quotient(left, dilation), size))
+        return start, stop
+
+    def _tiles(self) -> list[tuple[int, int, int, tuple[Reach, ...]]]:
+        """(first column, turns, columns, for each tap across which of the columns it meets); tiles
+        in a row that are alike are one.
+        """
+        found: list[tuple[int, int, int, tuple[Reach, ...]]] = []
+        for first in range(0, self.y.width, self.columns):
+            columns = min(self.columns, self.y.width - first)
+            reaches = tuple(self._reach(first, columns, kw) for kw in range(self.window.size[1]))
+            if found and found[-1][2:] == (columns, reaches):
+                start, count, *_ = found.pop()
+                found.append((start, count + 1, columns, reaches))
+            else:
+                found.append((first, 1, columns, reaches))
+        return found
+
+    def _reach(self, first: int, columns: int, kw: int) -> Reach:
+        """The columns [low, high) of a tile whose tap `kw` lies inside of x."""
+        step = self.window.stride[1]
+        start = first * step - self.window.pad[1] + kw * self.window.dilation[1]
+        low = -(start // step)
+        high = -((start - self.x.width) // step)
+        return min(max(low, 0), columns), min(max(high, 0), columns)
+
+    def _tile(
+        self, k: Printer, lines: tuple[Index, Index], first: Index, columns: int,
+        reaches: tuple[Reach, ...],
+    ) -> None:  # fmt: skip
+        image, block, row = k.ids
+        window, x = self.window, self.x
+        bias = k.load("bias", block * self.lanes) if self.bias else k.constant(0)
+        sums = [k.register(bias, "sum") for _ in range(columns)]
+        down, across = row * window.stride[0] - window.pad[0], first * window.stride[1]
+        corner = k.index(x.at(image, block, down, across - window.pad[1]))
+        with k.loop(lines[1], start=lines[0], name="kh") as kh:
+            line = corner + kh * (window.dilation[0] * x.row)
             weights = block * (self.taps * self.lanes) + kh * (window.size[1] * self.lanes)
-            for kw in range(window.size[1]):
-                yield weights + kw * self.lanes, line + kw * window.dilation[1] * self.x.column
+            for kw, (low, high) in enumerate(reaches):
+                if low >= high:
+                    continue
+                factor = k.load("w", weights + kw * self.lanes)
+                for c in range(low, high):
+                    column = kw * window.dilation[1] + c * window.stride[1]
+                    pixel = k.load("x", line + column * x.column)
+                    sums[c].value = k.fma(pixel, factor, sums[c].value)
+        for c, total in enumerate(sums):
+            place = (image, block, row, first + c)
+            value = total.value
+            if self.residual:
+                value = value + k.load("residual", self.residual.at(*place))
+            k.store("y", self.y.at(*place), self.activation(k, value))
 
 
 def depthwise(

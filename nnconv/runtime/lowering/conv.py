@@ -125,6 +125,8 @@ def _winograd_outputs(
 
 
 def _reach(work: _Work) -> Border:
+    if work.depthwise:
+        return Border()
     x, y = image(work.x), image(work.y)
     assert x is not None and y is not None
     return work.window.reach(dense_array(x, 1), dense_array(y, 1))
