@@ -123,7 +123,7 @@ def test_equal_strips_share_their_kernels(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "want"), [(64, 56, 4), (256, 14, 4), (512, 7, 2), (1, 3, 0)]
+    ("channels", "size", "want"), [(64, 56, 4), (128, 28, 4), (256, 14, 2), (512, 7, 2), (1, 3, 0)]
 )
 def test_the_rule_prefers_what_was_measured_faster(channels: int, size: int, want: int) -> None:
     target = KINDS["avx512"]

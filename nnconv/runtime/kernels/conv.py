@@ -27,9 +27,8 @@ from nnconv.schemas.errors import InternalError
 Pair = tuple[int, int]
 Sums = list[list[Register]]
 _WEIGHT_BYTES = 96 << 10  # of one panel's chunk: it stays in the second cache level with room for x
-_BAND_FLOPS = (
-    4_000_000  # work of an item, where the shape allows: more items than threads, few takes
-)
+_BAND_FLOPS = 4_000_000  # work of an item, where the shape allows: few takes
+_ITEMS = 16  # at least, where there are so many rows of tiles: threads finish together
 _AHEAD_BYTES = 8 << 10  # how far ahead weights are asked for: memory answers in the time of 4 kB
 _RESIDENT_BYTES = 128 << 10  # weights that stay in the second cache level from run to run
 _LINE = 16  # elements of a cache line
@@ -494,8 +493,9 @@ def _scheduled(draft: Conv) -> Conv:
     chunks = -(-draft.in_blocks // most)
     depth = -(-draft.in_blocks // chunks)
     rows = max(draft.tile_rows, 1)
-    work = draft.flops / (draft.y.batch * draft.groups * draft.panels)
-    bands = min(rows, max(1, round(work / _BAND_FLOPS)))
+    panels = draft.y.batch * draft.groups * draft.panels
+    work = draft.flops / panels
+    bands = min(rows, max(1, round(work / _BAND_FLOPS), -(-_ITEMS // panels)))
     return replace(draft, depth=depth, band=-(-rows // bands))
 
 

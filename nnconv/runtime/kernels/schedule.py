@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nnconv.runtime.kernels.target import Target
 
@@ -64,7 +65,10 @@ def cover_cycles(height: int, width: int, blocks: int, tile: Tile, steps: int) -
     )
 
 
-def candidates(target: Target, height: int, width: int, blocks: int, steps: int) -> list[Tile]:
+@lru_cache(64)
+def candidates(
+    target: Target, height: int, width: int, blocks: int, steps: int
+) -> tuple[Tile, ...]:
     """Tiles that fit the registers, the best by count first."""
     most = target.registers
     found = [
@@ -74,7 +78,7 @@ def candidates(target: Target, height: int, width: int, blocks: int, steps: int)
         for columns in range(1, min(width, most) + 1)
         if (tile := Tile(rows, columns, vectors)).fits(target)
     ]
-    return ranked(found, lambda tile: cover_cycles(height, width, blocks, tile, steps))
+    return tuple(ranked(found, lambda tile: cover_cycles(height, width, blocks, tile, steps)))
 
 
 def ranked(tiles: Iterable[Tile], cycles: Callable[[Tile], float]) -> list[Tile]:

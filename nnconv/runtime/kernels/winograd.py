@@ -31,8 +31,7 @@ from nnconv.runtime.kernels.target import Target
 from nnconv.schemas.errors import InternalError
 
 _SCRATCH_BYTES = 3 << 19  # of a strip's transformed input: its products fit beside it in L2 and L3
-_BYTES_PER_CYCLE = 10  # of weights from memory, one core
-_CACHED_BYTES = 4 << 20
+_BYTES_PER_CYCLE = 8  # of weights, read once from memory by one of several cores
 _TRANSFORM_CYCLES = 5  # for each vector moved by a transform
 _PLANE_GRAIN = 1024  # elements: planes 4096 n bytes plus one line apart fall in different sets
 
@@ -307,8 +306,8 @@ def fits(x: Array, window: Window, groups: int = 1) -> bool:
 def best_outputs(target: Target, x: Array, y: Array, window: Window, most: int = 4) -> int:
     """The F(m) that should be fastest, m at most `most`; 0 where direct convolution is.
 
-    Counts multiply-add cycles, the transforms, and reading weights that exceed the caches: small
-    maps under many channels are ruled by the latter, so there 2 beats 4.
+    Counts multiply-add cycles, the transforms, and reading weights: small maps under many channels
+    are ruled by the latter, so there 2 beats 4.
     """
     if not fits(x, window):
         return 0
@@ -317,11 +316,10 @@ def best_outputs(target: Target, x: Array, y: Array, window: Window, most: int =
         blocks = y.blocks
         steps = x.blocks * x.lanes * taps
         tile = candidates(target, 1, pixels, blocks, steps)[0]
-        weights = 4.0 * points * steps * blocks * y.lanes
+        reading = 4.0 * points * steps * blocks * y.lanes / _BYTES_PER_CYCLE
         work = points * cover_cycles(1, pixels, blocks, tile, steps)
-        reading = weights / _BYTES_PER_CYCLE if weights > _CACHED_BYTES else 0.0
         moved = points * pixels * (x.blocks + blocks) * _TRANSFORM_CYCLES if points > 1 else 0
-        return max(work, reading) + moved
+        return work + reading + moved
 
     costs = {0: cycles(1, y.batch * y.pixels, 9)}
     for outputs in (m for m in _FORMS if m <= most):

@@ -13,7 +13,7 @@ from nnconv.runtime.kernels.arrays import Border
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.winograd import fits
+from nnconv.runtime.kernels.winograd import best_outputs, fits
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.algorithms import (
     Epilogue,
@@ -121,7 +121,9 @@ def _winograd_outputs(
     assert made is not None
     enough = min(sizes[1], made[1]) >= _WINOGRAD_CHANNELS and made[2] * made[3] >= _WINOGRAD_PIXELS
     x = dense_array(sizes, lanes)
-    return scope.winograd if enough and fits(x, window, groups) else 0
+    if not enough or not scope.winograd or not fits(x, window, groups):
+        return 0
+    return best_outputs(scope.target, x, dense_array(made, scope.width), window, scope.winograd)
 
 
 def _reach(work: _Work) -> Border:
