@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,37 +57,18 @@ def caffe2ir(
     FILE is a .prototxt, a .caffemodel or both, in any order; a .caffemodel alone holds its net too.
     `-` stands for standard input and output.
     """
-    from nnconv.api.files import checked_target, load, save
-
-    target = checked_target(output)
-    refuse_overwriting(files, output)
-    report_target = checked_target(report_file) if report_file else None
-    if target.suffix not in (".nnir", ".nnirtxt") and output != STREAM:
-        raise InputError(
-            f"{output}: caffe2ir writes .nnir or .nnirtxt", hint=f"-o {target.stem}.nnir"
-        )
-    report = Report(" + ".join(files))
-    try:
-        model = load(
-            files,
-            phase=phase,
-            mean=parse_mean(mean),
-            scale=scale,
-            labels=labels,
-            strict=strict,
-            shapes=parse_shapes(shapes),
-            report=report,
-        )
-        save(model, target)
-    except NnconvError as error:
-        if not report.errors:
-            report.extend(error)
-        raise
-    finally:
-        if report_target is not None:
-            write_report(report, report_target)
-    say_findings(report)
-    click.echo(f"{output}: {summary(model)}", err=output == STREAM)
+    import_model(
+        files,
+        output,
+        report_file,
+        "caffe2ir",
+        phase=phase,
+        mean=parse_mean(mean),
+        scale=scale,
+        labels=labels,
+        strict=strict,
+        shapes=parse_shapes(shapes),
+    )
 
 
 @click.command(
@@ -114,6 +96,34 @@ def ir2caffe(model_file: str, output: str, weights: str | None) -> None:
     model = load(model_file)
     save(model, target, second)
     click.echo(f"{target}, {second}: {summary(model)}")
+
+
+def import_model(
+    files: Sequence[str], output: str, report_file: str | None, verb: str, **options: Any
+) -> None:
+    """What every `X2ir` does: read the files, write a .nnir, tell what was found on the way."""
+    from nnconv.api.files import checked_target, load, save
+
+    target = checked_target(output)
+    refuse_overwriting(files, output)
+    report_target = checked_target(report_file) if report_file else None
+    if target.suffix not in (".nnir", ".nnirtxt") and output != STREAM:
+        raise InputError(
+            f"{output}: {verb} writes .nnir or .nnirtxt", hint=f"-o {target.stem}.nnir"
+        )
+    report = Report(" + ".join(files))
+    try:
+        model = load(files, report=report, **options)
+        save(model, target)
+    except NnconvError as error:
+        if not report.errors:
+            report.extend(error)
+        raise
+    finally:
+        if report_target is not None:
+            write_report(report, report_target)
+    say_findings(report)
+    click.echo(f"{output}: {summary(model)}", err=output == STREAM)
 
 
 def summary(model: Model) -> str:
@@ -144,7 +154,7 @@ def parse_mean(text: str | None) -> str | list[float] | None:
         return text
 
 
-def refuse_overwriting(inputs: tuple[str, ...] | list[str], *outputs: str) -> None:
+def refuse_overwriting(inputs: Sequence[str], *outputs: str) -> None:
     """Raise InputError when an output is one of the inputs."""
     for output in outputs:
         for source in inputs:

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from nnconv.cli.base import Command
-from nnconv.cli.caffe import PHASES, refuse_overwriting, summary, write_report
+from nnconv.cli.caffe import PHASES, import_model, refuse_overwriting, summary, write_report
 from nnconv.cli.output import say_findings
-from nnconv.schemas.errors import InputError, MismatchError, NnconvError, Report
+from nnconv.schemas.errors import InputError, MismatchError, Report
 
 _REPORT = click.option(
     "--report", "report_file", metavar="FILE.json", help="Write all findings as JSON."
@@ -40,7 +40,7 @@ def onnx2ir(file: str, output: str, shapes: tuple[str, ...], report_file: str | 
 
     Sizes that the file leaves open stay open; --shape says which are meant when nobody asks.
     """
-    _import([file], output, report_file, "onnx2ir", shapes=_shapes(shapes) or None)
+    import_model([file], output, report_file, "onnx2ir", shapes=_shapes(shapes) or None)
 
 
 @click.command(
@@ -61,34 +61,7 @@ def yaml2ir(
 
     FILE is the model; weights (.npz, .pb, .safetensors, .state) may come with it.
     """
-    _import(files, output, report_file, "yaml2ir", phase=phase)
-
-
-def _import(
-    files: Sequence[str], output: str, report_file: str | None, verb: str, **options: Any
-) -> None:
-    from nnconv.api.files import checked_target, load, save
-
-    target = checked_target(output)
-    refuse_overwriting(list(files), output)
-    report_target = checked_target(report_file) if report_file else None
-    if target.suffix not in (".nnir", ".nnirtxt"):
-        raise InputError(
-            f"{output}: {verb} writes .nnir or .nnirtxt", hint=f"-o {target.stem}.nnir"
-        )
-    report = Report(" + ".join(files))
-    try:
-        model = load(list(files), report=report, **options)
-        save(model, target)
-    except NnconvError as error:
-        if not report.errors:
-            report.extend(error)
-        raise
-    finally:
-        if report_target is not None:
-            write_report(report, report_target)
-    say_findings(report)
-    click.echo(f"{output}: {summary(model)}")
+    import_model(files, output, report_file, "yaml2ir", phase=phase)
 
 
 def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

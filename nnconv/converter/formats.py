@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnconv.converter.collecting import paused
 from nnconv.schemas.dims import names
 from nnconv.schemas.errors import InputError, Report, UnsupportedError, did_you_mean
 from nnconv.schemas.files import STREAM, map_file
@@ -206,7 +207,8 @@ def read(paths: Sequence[str | os.PathLike[str]], **options: Any) -> Model:
     taken = {key: value for key, value in given.items() if key in form.options}
     rest = {key: value for key, value in given.items() if key not in form.options}
     files = [Path(path) for path in models]
-    model: Model = form.function("reader")(files[0] if form.single else files, **taken)
+    with paused():
+        model: Model = form.function("reader")(files[0] if form.single else files, **taken)
     _apply(model, form, next(iter(models)), rest)
     for path, kind in weights.items():
         from nnconv.converter.weight_files import attach

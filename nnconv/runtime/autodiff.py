@@ -27,6 +27,8 @@ Seeds = Mapping["Value", "Value | float"]
 MARK = "@grad"
 """Marks the names of gradient nodes; the gradient of value X is called `X@grad`."""
 
+STOP = "nnconv.StopGradient"
+
 
 def gradients(
     graph: Graph,
@@ -41,7 +43,8 @@ def gradients(
     graph's losses. A value that is no scalar counts as the sum of its elements. `wrt` are values of
     any kind, by themselves or by name; None: all parameters that are not frozen. The gradients are
     nodes behind the last one, shaped like the values they belong to, zeros where nothing leads from
-    a value to a loss. `mode` is asked only where an operator is differentiated through a body.
+    a value to a loss, or only a way through nnconv.StopGradient. `mode` is asked only where an
+    operator is differentiated through a body.
 
     Raises InputError for unknown names and values that are not floats, UnsupportedError, with the
     path from the loss to the value, for an operator on it that has no gradient.
@@ -122,9 +125,11 @@ class _Walk:
             return {value: self._named(value) for value in self.chosen}
 
     def _mark(self, nodes: Iterable[Node]) -> None:
-        """What depends on the chosen values, as far as floats carry it."""
+        """What depends on the chosen values, as far as floats carry it and nothing stops it."""
         for node in nodes:
-            if any(value in self.leads for value in node.inputs if value is not None):
+            if node.op != STOP and any(
+                value in self.leads for value in node.inputs if value is not None
+            ):
                 self.leads.update(v for v in node.outputs if v.dtype.is_float or not v.dtype)
 
     def _step(self, node: Node) -> list[Node]:

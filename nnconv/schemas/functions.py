@@ -150,6 +150,12 @@ def dropout(node: Node, mode: str) -> Sequence[Value] | None:
     return [node.graph.emit("Identity", node.required(0))] if mode == "test" else None
 
 
+@function("nnconv.StopGradient")
+def stop_gradient(node: Node, mode: str) -> Sequence[Value] | None:
+    """A copy: what it stops is made before bodies are put in."""
+    return [node.graph.emit("Identity", node.required(0))]
+
+
 @function("nnconv.BatchNorm")
 def batch_norm(node: Node, mode: str) -> Sequence[Value] | None:
     """By the stored statistics, or by those of the batch, as mode and use_global_stats say."""

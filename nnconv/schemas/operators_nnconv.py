@@ -71,6 +71,8 @@ OPERATORS: dict[str, Operator] = {
             use_global_stats=-1,
         ),
         declare("Dropout", "X", "Y", ratio=0.5, seed=0),
+        # X itself, beyond which no gradient goes: Caffe's `propagate_down: false`
+        declare("StopGradient", "X", "Y"),
         # losses with Caffe's normalisers
         declare("SoftmaxWithLoss", "X label", "loss", **LOSS),
         declare(

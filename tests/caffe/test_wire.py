@@ -21,7 +21,7 @@ from nnconv.converter.caffe.source import (
     read_prototxt,
 )
 from nnconv.converter.caffe.wire import WireNet, read_blob_file, read_net, write_net
-from nnconv.converter.caffe.wire_format import length_delimited, varint
+from nnconv.converter.wire_format import length_delimited, varint
 from nnconv.schemas.errors import InputError, Report
 from tests.places import shared
 

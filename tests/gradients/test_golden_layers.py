@@ -24,21 +24,15 @@ OURS = {
     "eltwise__prod_unstable_zero": "Caffe takes y/x, NaN at x = 0; ours is the stable product",
 }
 """Where the derivative is right and Caffe is not; nothing that was trained can depend on these."""
-GAPS = {"net__propagate_down_false": "the importer does not keep propagate_down"}
 
 CASES = [
     case for folder in ("layers", "fuzz") for case in covered(folder) if case.entry.get("backward")
 ]
 
 
-def marked(case: Case) -> Any:
-    gap = GAPS.get(case.name)
-    marks = [] if gap is None else [pytest.mark.xfail(reason=gap, strict=True)]
-    return pytest.param(case, marks=marks, id=case.name)
-
-
-@pytest.mark.parametrize("case", [marked(case) for case in CASES])
-def test_gradients_are_those_of_caffe(case: Case) -> None:
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_are_those_of_caffe(case: Case, device: str) -> None:
     arrays = case.arrays()
     model = case.model()
     set_parameters(model, part(arrays, "param"))
@@ -49,7 +43,7 @@ def test_gradients_are_those_of_caffe(case: Case) -> None:
         assert not any(array.any() for array in prefixed(arrays, "diff", "pdiff").values())
         return
     names = differentiate(model, seeds, wanted)
-    executable = compile_model(model, device="reference", mode=case.phase)
+    executable = compile_model(model, device=device, mode=case.phase)
     for step in range(case.steps):
         results = executable.run(feeds(executable, arrays, step))
         for name, reference in prefixed(arrays, "diff", "pdiff", step=step).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nnconv.converter.nevermind.dataset import read_csv, read_dataset
 from nnconv.converter.nevermind.reader import import_nevermind
 from nnconv.converter.nevermind.state import read_state, write_state
 from nnconv.converter.weight_files import attach
+from nnconv.converter.wire_format import length_delimited
 from nnconv.runtime.executor import compile_model
 from nnconv.schemas import nevermind_pb2 as pb
 from nnconv.schemas.errors import MismatchError, NnconvError, Report
@@ -157,6 +159,29 @@ def test_large_data_sets_are_views_of_the_file(tmp_path: Path) -> None:
     assert not found.inputs.flags.owndata
     np.testing.assert_array_equal(found.inputs, x)
     np.testing.assert_array_equal(found.expected, y)
+
+
+def test_records_of_any_layout_are_read_one_by_one(tmp_path: Path) -> None:
+    packed = pb.Sample(input=[1, 2], expected=[3]).SerializeToString()
+    loose = b"".join(struct.pack("<Bf", *field) for field in ((21, 6), (13, 4), (13, 5)))
+    records = [length_delimited(1, record) for record in (packed, loose)]
+    (tmp_path / "d.pb").write_bytes(b"".join(records))
+    found = read_dataset(tmp_path / "d.pb")
+    assert (found.inputs.tolist(), found.expected.tolist()) == ([[1, 2], [4, 5]], [[3], [6]])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"\x0a\0" * 9, "record 0 is empty"), (b"\x08\x01", "is no message"),
+     (length_delimited(1, length_delimited(1, bytes(4))) + b"\x0a\0", "record 1 has 0 inputs")],
+    ids=["empty", "numbers", "one empty"],
+)  # fmt: skip
+def test_records_that_cannot_be_samples_are_refused(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    (tmp_path / "d.pb").write_bytes(data)
+    with pytest.raises(NnconvError, match=words):
+        read_dataset(tmp_path / "d.pb")
 
 
 def test_a_state_of_another_model_is_refused() -> None:

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from nnconv.converter.onnx.reader import import_onnx
-from nnconv.converter.onnx.wire import length_delimited, varint
+from nnconv.converter.wire_format import length_delimited, varint
 from nnconv.schemas.errors import InputError, NnconvError
 from tests.onnx.support import stored_model
 

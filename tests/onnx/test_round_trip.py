@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
@@ -19,12 +18,15 @@ from tests.onnx.support import (
     OTHER_NETS,
     QUANTISED_NETS,
     cases,
+    is_telling,
     light_model,
     random_input,
     run,
     stored_model,
     worst,
 )
+
+DEVICES = {"reference": 2e-5, "cpu": 1e-4}  # device -> error, as a part of the largest element
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -36,14 +38,15 @@ def test_light_models_with_random_weights_survive_the_way_in_and_out(
     onnx.save(proto, before)
     inputs = random_input(proto)
     wanted = run(before, inputs)
-    assert all(np.ptp(array) > 0 for array in wanted.values())
+    assert any(is_telling(array) for array in wanted.values())
 
     model = import_onnx(before)
     assert not list(export_onnx(model, after))
 
     assert worst(run(after, inputs), wanted) <= 1e-6
-    here = compile_model(model, device="reference").run(inputs)
-    assert worst(dict(here), wanted) <= 2e-5
+    for device, limit in DEVICES.items():
+        here = compile_model(model, device=device).run(inputs)
+        assert worst(dict(here), wanted) <= limit, device
 
 
 @pytest.mark.parametrize("name", CONVOLUTION_NETS + OTHER_NETS)
@@ -61,9 +64,10 @@ def test_a_stored_model_written_again_runs_alike_at_every_stored_shape(
         assert worst(run(again, inputs), run(path, inputs)) <= limit
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CONVOLUTION_NETS + QUANTISED_NETS)
-def test_the_reference_device_gives_the_recorded_outputs_at_every_stored_shape(name: str) -> None:
-    executable = compile_model(import_onnx(stored_model(name)), device="reference")
+def test_a_device_gives_the_recorded_outputs_at_every_stored_shape(name: str, device: str) -> None:
+    executable = compile_model(import_onnx(stored_model(name)), device=device)
     for case in cases(name):
         case.assert_matches(executable.run(case.inputs))
 

@@ -19,6 +19,7 @@ from nnconv.schemas.errors import InputError, UnsupportedError
 from nnconv.schemas.graph import Graph, Model, Preprocessing, State
 from nnconv.schemas.types import DType
 from tests.golden import harness
+from tests.golden.test_models_forward import MODELS, Published, assert_near, outputs, thinned
 from tests.onnx.support import Array, cases, run, stored_model, worst
 
 TEST_NETS = (
@@ -51,6 +52,21 @@ def test_a_caffe_net_written_as_onnx_gives_what_caffe_gave(name: str, tmp_path: 
         got = harness.sampled(array, wanted.size) if array.size > wanted.size else array
         yardstick = case.entry["arrays"][f"out/{output}"]["ulp_rel_l2"]
         assert harness.relative_l2(got.reshape(-1), wanted.reshape(-1)) <= max(1e-5, 10 * yardstick)
+
+
+@pytest.mark.parametrize("published", MODELS, ids=str)
+def test_a_published_caffe_model_written_as_onnx_gives_what_was_recorded(
+    published: Published, tmp_path: Path
+) -> None:
+    model = published.model()
+    model.graph.outputs = [model.graph.values[name] for name in outputs(published)]
+    export_onnx(model, tmp_path / "net.onnx")
+    for case in published.facts["reference"]["cases"]:
+        with np.load(published.folder / case["file"]) as stored:
+            inputs = {key[3:]: stored[key] for key in stored.files if key.startswith("in/")}
+            got = run(tmp_path / "net.onnx", inputs)
+            for name, limits in case["suggested_tolerance"].items():
+                assert_near(thinned(got[name], case, name), stored[f"out/{name}"], limits)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +234,11 @@ def test_inputs_omitted_at_the_end_are_not_written(tmp_path: Path) -> None:
     export_onnx(Model(graph=graph), tmp_path / "bare.onnx")
     (node,) = (n for n in onnx.load(tmp_path / "bare.onnx").graph.node if n.op_type == "Conv")
     assert len(node.input) == 2
+
+
+def test_what_stops_gradients_is_left_out_with_a_word(tmp_path: Path) -> None:
+    graph, x = _image()
+    graph.outputs = [graph.emit("nnconv.StopGradient", graph.inputs[0], outputs=["y"])]
+    report = export_onnx(Model(graph), tmp_path / "net.onnx")
+    assert "where gradients stop is not written" in str(report)
+    np.testing.assert_array_equal(run(tmp_path / "net.onnx", {"x": x})["y"], x)

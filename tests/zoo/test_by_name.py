@@ -63,6 +63,20 @@ def test_a_model_by_name_is_the_model_of_its_files(pnet: str) -> None:
         np.testing.assert_array_equal(here[name], expected)
 
 
+def test_an_onnx_file_is_a_model_too(web: Web, catalogue: Catalogue, home: Path) -> None:
+    body = shared("models/onnx/mnist_8/mnist-8.onnx").read_bytes()
+    file = described("mnist-8.onnx", body, web.page("/mnist-8.onnx", body))
+    catalogue(model("mnist", file, format="onnx", labels=list("0123456789")))
+    stored = np.load(shared("models/onnx/mnist_8/reference.npz"))
+    for _ in range(2):  # the second time from the .nnir that the first left
+        fetched = nnconv.load("zoo:mnist")
+        (got,) = nnconv.compile(fetched, device="cpu").run({"Input3": stored["in/Input3"]}).values()
+        np.testing.assert_allclose(got, stored["out/Plus214_Output_0"], rtol=1e-4, atol=1e-3)
+        assert fetched.labels == tuple("0123456789")
+    assert web.asked("/mnist-8.onnx") == [""]
+    assert [path.name for path in (home / "zoo" / "mnist").glob("*.nnir")]
+
+
 def test_the_catalogue_gives_preprocessing_and_labels(pnet: str) -> None:
     for loaded in (nnconv.load(pnet), nnconv.load(pnet)):  # made, then kept
         how = loaded.preprocessing["data"]

@@ -292,6 +292,7 @@ class NetBuilder:
             )
 
     def _apply(self, layer: Layer, rule: Rule, bottoms: Sequence[Any]) -> list[Value]:
+        bottoms = [self._stopped(layer, *bottom) for bottom in enumerate(bottoms)]
         result = rule.read(layer, *bottoms)
         values = list(result) if isinstance(result, tuple) else [result]
         count = len(layer.parameters)
@@ -306,6 +307,15 @@ class NetBuilder:
         ]
         self._losses(layer, rule, outputs)
         return outputs
+
+    def _stopped(self, layer: Layer, position: int, bottom: Value) -> Value:
+        """A bottom behind what keeps gradients from it, where propagate_down is false; a net with
+        force_backward does not look at that (net.cpp, Init)."""
+        stated = layer.propagate_down
+        if not stated or stated[position] or self.source.net.force_backward:
+            return bottom
+        stop: Value = layer.emit("nnconv.StopGradient", bottom)
+        return stop
 
     def _own(
         self, layer: Layer, value: Value, before: list[Value], bottoms: Sequence[Any]

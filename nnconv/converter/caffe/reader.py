@@ -7,7 +7,6 @@ caller gives.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,10 @@ from nnconv.converter.caffe.source import (
     read_prototxt,
 )
 from nnconv.converter.caffe.weights import Weights
-from nnconv.converter.caffe.wire import read_blob_file
+from nnconv.converter.describe import describe
 from nnconv.schemas.errors import InputError, Report, SourceSpan, UnsupportedError
 from nnconv.schemas.files import map_file
-from nnconv.schemas.graph import Model, Preprocessing, Source, Value
+from nnconv.schemas.graph import Model, Preprocessing, Source
 
 PathLike = str | os.PathLike[str]
 NET_FIELDS = "caffe.net"
@@ -82,8 +81,8 @@ def import_caffe(
     model = Model(graph, name=source.net.name, mode=phase.lower())
     model.source = Source("caffe", source.dialect.name, tuple(map(_shown, (net, *weights))))
     _keep_net_fields(model, source)
-    model.preprocessing = _preprocessing(builder, mean, scale)
-    model.labels = _labels(labels)
+    model.preprocessing = _preprocessing(builder, mean_given=mean is not None)
+    describe(model, mean, scale, labels)
     return model
 
 
@@ -184,77 +183,11 @@ def _keep_net_fields(model: Model, source: NetSource) -> None:
         model.metadata[NET_FIELDS] = text
 
 
-def _preprocessing(
-    builder: NetBuilder, mean: PathLike | Sequence[float] | None, scale: float | None
-) -> dict[str, Preprocessing]:
-    """What the data layers say, with the caller's mean and scale for the input that holds
-    pictures."""
-    found = {name: p for name, p in builder.preprocessing.items() if not p.is_default}
+def _preprocessing(builder: NetBuilder, mean_given: bool) -> dict[str, Preprocessing]:
+    """What the data layers say."""
     for name, path in builder.mean_files.items():
-        if mean is None:
+        if not mean_given:
             builder.report.note(
                 f"input '{name}': the mean file {path} is not opened", hint=f"mean='{path}' uses it"
             )
-    if mean is None and scale is None:
-        return found
-    picture = _picture(builder.graph.inputs)
-    chosen = found.setdefault(picture.name, Preprocessing())
-    if scale is not None:
-        if not math.isfinite(scale):
-            raise InputError(f"the scale must be a number, got {scale}")
-        chosen.scale = scale
-    if isinstance(mean, str | os.PathLike):
-        chosen.mean_image, chosen.mean = _mean_image(mean, picture), ()
-    elif mean is not None:
-        chosen.mean, chosen.mean_image = _channel_means(mean, picture), None
-    return found
-
-
-def _channel_means(mean: Sequence[float], picture: Value) -> tuple[float, ...]:
-    numbers = tuple(map(float, mean))
-    channels = picture.known_shape[1]
-    if not all(map(math.isfinite, numbers)):
-        raise InputError(f"the mean must be numbers, got {numbers}")
-    if len(numbers) != 1 and isinstance(channels, int) and len(numbers) != channels:
-        raise InputError(
-            f"the mean has {len(numbers)} numbers, input '{picture.name}' has {channels} channels"
-        )
-    return numbers
-
-
-def _picture(inputs: Sequence[Value]) -> Value:
-    for value in inputs:
-        if value.shape is not None and len(value.shape) == 4:
-            return value
-    raise InputError("mean and scale are for pictures, but no input has 4 axes")
-
-
-def _mean_image(path: PathLike, picture: Value) -> Any:
-    """A BlobProto [C, H, W], or [1, C, H, W] as compute_image_mean writes it."""
-    array = read_blob_file(path).array
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 3:
-        raise InputError(
-            f"{os.fspath(path)}: a mean picture has 3 axes, this blob has {array.ndim}"
-        )
-    channels = picture.known_shape[1]
-    if isinstance(channels, int) and array.shape[0] != channels:
-        raise InputError(
-            f"{os.fspath(path)}: the mean picture has {array.shape[0]} channels, input "
-            f"'{picture.name}' has {channels}"
-        )
-    return array
-
-
-def _labels(labels: PathLike | Sequence[str] | None) -> tuple[str, ...]:
-    if labels is None:
-        return ()
-    if isinstance(labels, str | os.PathLike):
-        data = bytes(map_file(labels))
-        if b"\0" in data:
-            hint = "labels are a text file with one name a line"
-            raise InputError("this is no text", span=SourceSpan(os.fspath(labels)), hint=hint)
-        text = data.decode("utf-8", errors="replace")
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    return tuple(labels)
+    return {name: p for name, p in builder.preprocessing.items() if not p.is_default}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -17,7 +18,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from nnconv.converter.caffe import schema
 from nnconv.converter.caffe.schema import Dialect
 from nnconv.converter.caffe.values import readable_name, relative_name
-from nnconv.converter.caffe.wire_format import LENGTH, Source, fields
+from nnconv.converter.wire_format import LENGTH, Source, fields
 from nnconv.schemas.errors import Report, SourceSpan
 
 # Guessing decodes the skeleton a few times: not worth it for one that is no skeleton.
@@ -25,6 +26,9 @@ MAX_GUESSED = 1 << 20
 # All forks are tried only if BVLC's schema contradicts the file.
 MAX_CANDIDATES = 6
 MAX_WARNINGS = 100
+# protobuf takes a hundred bytes to list an unknown field: too much for a message of many millions.
+MAX_LISTED = 1 << 20
+MAX_LOOKED_AT = 200_000
 LAYERS = ("LayerParameter", "V1LayerParameter")
 
 Hints = Sequence[tuple[str, str]]
@@ -49,9 +53,8 @@ class _Reading:
         return len(self.undecodable), self.unknown.total() + len(self.unmet)
 
     def _visit(self, message: Message) -> None:
-        unknown = UnknownFieldSet(message)
         owner = relative_name(message.DESCRIPTOR)
-        self.unknown.update((owner, unknown[i].field_number) for i in range(len(unknown)))
+        self.unknown.update((owner, number) for number in _unknown_numbers(message))
         for descriptor, value in message.ListFields():
             values = value if descriptor.is_repeated else (value,)
             if descriptor.type == descriptor.TYPE_MESSAGE:
@@ -79,6 +82,16 @@ class _Reading:
         for message, name in self.bad_strings:
             _mend(message, name)
         return self.message, self.dialect
+
+
+def _unknown_numbers(message: Message) -> list[int]:
+    """The numbers of the fields that the schema does not know; of a huge message, of its first."""
+    if message.ByteSize() <= MAX_LISTED:
+        unknown = UnknownFieldSet(message)
+        return [unknown[place].field_number for place in range(len(unknown))]
+    data, known = memoryview(message.SerializeToString()), message.DESCRIPTOR.fields_by_number
+    looked_at = islice(fields(data, 0, len(data)), MAX_LOOKED_AT)
+    return [item.number for item in looked_at if item.number not in known]
 
 
 def _mend(message: Message, name: str) -> None:

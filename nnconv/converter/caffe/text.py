@@ -48,7 +48,7 @@ from nnconv.converter.caffe.values import (
     readable_name,
     relative_name,
 )
-from nnconv.converter.caffe.wire_format import length_delimited
+from nnconv.converter.wire_format import length_delimited
 from nnconv.schemas.errors import Report, SourceSpan, did_you_mean
 
 NESTING_LIMIT = 64

@@ -30,7 +30,7 @@ from nnconv.converter.caffe.blob import (
 )
 from nnconv.converter.caffe.schema import Dialect
 from nnconv.converter.caffe.skeleton import parse_skeleton
-from nnconv.converter.caffe.wire_format import (
+from nnconv.converter.wire_format import (
     FIXED32,
     FIXED64,
     LENGTH,
@@ -46,10 +46,11 @@ from nnconv.converter.caffe.wire_format import (
 from nnconv.schemas.errors import InputError, Report, SourceSpan
 from nnconv.schemas.files import map_file
 
-MAX_LAYERS = 1 << 20
-MAX_BLOBS = 1 << 20
+MAX_LAYERS = 1 << 17
+MAX_BLOBS = 1 << 17
 # Payloads come in one piece, or one a float; anything much finer is made up to exhaust memory.
 MAX_PIECES = 1 << 16
+_DIMS = frozenset({1})  # of BlobShape
 
 
 @dataclass(slots=True)
@@ -90,6 +91,10 @@ class _Layout:
     raw_type: int
     raw: int
 
+    @property
+    def numbers(self) -> frozenset[int]:
+        return frozenset({*self.elements, *self.legacy, self.shape, self.raw_type, self.raw})
+
     @classmethod
     def of(cls, dialect: Dialect) -> _Layout:
         names = dialect.descriptor("BlobProto").fields_by_name
@@ -120,12 +125,17 @@ class _BlobReader:
         self.raw_type = 0
 
     def read(self, start: int, end: int) -> Blob:
-        layout = self.layout
-        while start < end:
-            item = next(fields(self.data, start, end))
-            start = item.end
+        layout, wanted = self.layout, self.layout.numbers
+        items, count = fields(self.data, start, end, wanted), 0
+        while (item := next(items, None)) is not None:
+            count += 1
+            if count > MAX_PIECES:
+                message = f"a blob is scattered over more than {MAX_PIECES:,} pieces"
+                raise Malformed(message, item.tag)
             if item.number in layout.elements:
-                start = self._elements(item, layout.elements[item.number], end)
+                behind = self._elements(item, layout.elements[item.number], end)
+                if behind > item.end:
+                    items = fields(self.data, behind, end, wanted)
             elif item.number in layout.legacy and item.wire_type == VARINT:
                 self.legacy[layout.legacy[item.number]] = self._signed(item)
             elif item.number == layout.shape and item.wire_type == LENGTH:
@@ -141,7 +151,7 @@ class _BlobReader:
         return value - (1 << 64) if value >> 63 else value
 
     def _shape(self, shape: Field) -> None:
-        for item in fields(self.data, shape.start, shape.end):
+        for count, item in enumerate(fields(self.data, shape.start, shape.end, _DIMS)):
             if item.number == 1 and item.wire_type == VARINT:
                 self.dims.append(self._signed(item))
             elif item.number == 1 and item.wire_type == LENGTH:
@@ -149,15 +159,13 @@ class _BlobReader:
                 while position < item.end and len(self.dims) <= 64:
                     value, position = read_varint(self.data, position, item.end)
                     self.dims.append(value - (1 << 64) if value >> 63 else value)
-            if len(self.dims) > 64:
+            if len(self.dims) > 64 or count > 64:
                 raise Malformed("a blob has more than 64 axes", shape.tag)
 
     def _elements(self, item: Field, dtype: str, end: int) -> int:
         """Notes a packed run, or a run of single elements; the offset behind it."""
         size = int(dtype[-1])
         pieces = self.pieces[dtype]
-        if len(pieces) >= MAX_PIECES:
-            raise Malformed(f"a blob is scattered over more than {MAX_PIECES:,} pieces", item.tag)
         if item.wire_type == LENGTH:
             length = item.end - item.start
             if length % size:
@@ -267,8 +275,8 @@ class _NetReader:
         """Raises InputError for a file that is cut short or malformed, or for wrong blobs."""
         copied = 0
         try:
-            for item in fields(self.data, 0, len(self.data)):
-                if item.number not in self.layer_fields or item.wire_type != LENGTH:
+            for item in fields(self.data, 0, len(self.data), frozenset(self.layer_fields)):
+                if item.wire_type != LENGTH:
                     continue
                 self.skeleton += self.data[copied : item.tag]
                 copied = item.end
@@ -300,8 +308,9 @@ class _NetReader:
     ) -> bytes:
         """The bytes of a layer less its blobs, which are appended to `blobs`."""
         body, copied = bytearray(), layer.start
-        for item in fields(self.data, layer.start, layer.end):
-            if item.wire_type != LENGTH or item.number not in (numbers.blobs, numbers.nested):
+        wanted = frozenset({numbers.blobs, numbers.nested})
+        for item in fields(self.data, layer.start, layer.end, wanted):
+            if item.wire_type != LENGTH:
                 continue
             body += self.data[copied : item.tag]
             copied = item.end
@@ -354,8 +363,8 @@ def _peek_name(data: Source, layer: Field, kind: str) -> str:
     """The name of a layer for an error message, as far as it can be read."""
     number = 1 if kind == "layer" else 4
     try:
-        for item in fields(data, layer.start, layer.end):
-            if item.number == number and item.wire_type == LENGTH:
+        for item in fields(data, layer.start, layer.end, frozenset({number})):
+            if item.wire_type == LENGTH:
                 end = min(item.end, item.start + 200)
                 return bytes(data[item.start : end]).decode("utf-8", "backslashreplace")
     except Malformed:

@@ -110,6 +110,7 @@ class _Writer:
         self.layer_names: set[str] = set()
         self.current: dict[str, Value] = {}
         self.names: dict[Value, str] = {}
+        self.stopped: set[Value] = set()
         self._running = {state.write for state in model.graph.state}
 
     def write(self) -> Caffe:
@@ -232,6 +233,8 @@ class _Writer:
         for node in nodes:
             if all(map(is_fixed, node.outputs)) or all(map(_is_size, node.outputs)):
                 continue  # parameters and sizes are written with the layer that takes them
+            if node.op == "nnconv.StopGradient" and self._stops(node):
+                continue
             rule = WRITERS.get(node.op)
             written = rule(node) if rule else None
             if written is None or not self._connected(written):
@@ -243,6 +246,16 @@ class _Writer:
                 continue
             for value in node.outputs:
                 self._name(value, value.name)  # so that its readers are not refused too
+
+    def _stops(self, node: Node) -> bool:
+        """Let the layers that read the node read what stands before it, with propagate_down; False
+        where nothing but layers may read it."""
+        source, result = node.required(0), node.output
+        if source not in self.names or result in self.graph.outputs:
+            return False
+        self.names[result] = self.names[source]
+        self.stopped.add(result)
+        return True
 
     def _foreign_field(self, written: Written) -> str:
         """The first setting that layers of this dialect do not have, '' where all are known."""
@@ -272,6 +285,8 @@ class _Writer:
         tops = [self._top(value, bottoms, index) for index, value in enumerate(written.tops)]
         layer = self._layer(written.type, node.name or written.tops[0].name, bottoms, tops)
         layer.loss_weight.extend(self._loss_weights(written))
+        if self.stopped.intersection(written.bottoms):
+            layer.propagate_down.extend(value not in self.stopped for value in written.bottoms)
         settings = _fitted(layer.DESCRIPTOR, written.settings)
         specs = settings.pop("param", None) or self._specs(written.blobs)
         layer.MergeFrom(self.dialect.new("LayerParameter", param=specs, **settings))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from google.protobuf.message import DecodeError
 
-from nnconv.converter.caffe.wire_format import LENGTH, Field, Malformed, fields, varint
+from nnconv.converter.wire_format import LENGTH, Field, Malformed, fields, varint, without
 from nnconv.schemas import checkpoint_pb2 as pb
 from nnconv.schemas.checkpoint import Arrays, Checkpoint, Header, Lazy, header
 from nnconv.schemas.errors import InputError, SourceSpan, UnsupportedError
@@ -31,6 +32,7 @@ PRODUCER = "nnconv"
 MOST_SMALL = 64 << 20
 """Bytes of everything but elements; more is no checkpoint."""
 _PARAMETERS, _STATE, _OPTIMIZER = 6, 7, 8
+_TENSORS = frozenset({_PARAMETERS, _STATE, _OPTIMIZER})
 _DATA = 5
 
 
@@ -59,39 +61,45 @@ def read_pb(path: AnyPath) -> Checkpoint:
 
 
 def _read(data: memoryview) -> Checkpoint:
-    small = bytearray()
+    small, copied = bytearray(), 0
     parameters, state = Lazy(), Lazy()
     slots: dict[str, Lazy] = {}
-    for field in fields(data, 0, len(data)):
-        if field.number in (_PARAMETERS, _STATE, _OPTIMIZER) and field.wire_type == LENGTH:
-            tensor, elements = _tensor(data, field)
-            if field.number == _OPTIMIZER:
-                table = slots.setdefault(tensor.slot, Lazy())
-            else:
-                table = parameters if field.number == _PARAMETERS else state
-            _add(table, tensor, elements)
+    for field in fields(data, 0, len(data), _TENSORS):
+        if field.wire_type != LENGTH:
+            continue
+        small += _few(data[copied : field.tag], field.tag)
+        copied = field.end
+        tensor, elements = _tensor(data, field)
+        if field.number == _OPTIMIZER:
+            table = slots.setdefault(tensor.slot, Lazy())
         else:
-            small += data[field.tag : field.end]
-            if len(small) > MOST_SMALL:
-                raise Malformed("too much that is not weights", field.tag)
-    message = pb.Checkpoint.FromString(bytes(small))
+            table = parameters if field.number == _PARAMETERS else state
+        _add(table, tensor, elements)
+    small += _few(data[copied:], copied)
+    message = pb.Checkpoint.FromString(_few(small, copied))
     if message.version > VERSION:
         raise InputError(f"the checkpoint has version {message.version}, a newer nnconv reads it")
     pairs = {pair.key: pair.value for pair in message.metadata}
     return Checkpoint(parameters, state, slots, message.iteration, pairs)
 
 
+def _few(data: memoryview | bytearray, place: int) -> bytes:
+    """The bytes of what should be small."""
+    if len(data) > MOST_SMALL:
+        raise Malformed("too much that is not weights", place)
+    return bytes(data)
+
+
 def _tensor(data: memoryview, field: Field) -> tuple[pb.Tensor, memoryview]:
     """A tensor without its elements, and these."""
-    small, elements = bytearray(), data[:0]
-    for inner in fields(data, field.start, field.end):
-        if inner.number == _DATA and inner.wire_type == LENGTH:
-            elements = data[inner.start : inner.end]
-        else:
-            small += data[inner.tag : inner.end]
-    if len(small) > MOST_SMALL:
+    found = fields(data, field.start, field.end, frozenset({_DATA}))
+    parts = [part for part in islice(found, 2) if part.wire_type == LENGTH]
+    if len(parts) > 1:
+        raise Malformed("a tensor holds its elements twice", parts[1].tag)
+    elements = data[parts[0].start : parts[0].end] if parts else data[:0]
+    if field.end - field.start - len(elements) > MOST_SMALL:
         raise Malformed("a tensor has too long a name or shape", field.tag)
-    return pb.Tensor.FromString(bytes(small)), elements
+    return pb.Tensor.FromString(without(data, field.start, field.end, parts)), elements
 
 
 def _add(table: Lazy, tensor: pb.Tensor, elements: memoryview) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from nnconv.converter.caffe.wire_format import LENGTH, Field, Malformed, fields
+from nnconv.converter.wire_format import LENGTH, Field, Malformed, fields
 from nnconv.schemas import nevermind_pb2 as pb
 from nnconv.schemas.errors import InputError, SourceSpan
 from nnconv.schemas.files import AnyPath, map_file
@@ -48,7 +49,7 @@ def read_dataset(path: AnyPath) -> Dataset:
     span = SourceSpan(str(path))
     try:
         first = next(fields(data, 0, len(data)))
-        return _regular(data, first) or _parsed(data, span)
+        return _regular(data, first) or _one_by_one(data, span)
     except (Malformed, DecodeError) as error:
         raise InputError(f"this is no data set of nevermind-neu: {error}", span=span) from None
 
@@ -60,7 +61,7 @@ def _regular(data: memoryview, first: Field) -> Dataset | None:
     width = first.end
     if first.number != 1 or first.wire_type != LENGTH or len(data) % width:
         return None
-    parts = list(fields(data, first.start, first.end))
+    parts = list(islice(fields(data, first.start, first.end), 3))
     if [(part.number, part.wire_type) for part in parts] != [(1, LENGTH), (2, LENGTH)]:
         return None
     if any((part.end - part.start) % 4 for part in parts):
@@ -87,21 +88,29 @@ def _view(records: Any, part: Field) -> Array:
     return values
 
 
-def _parsed(data: memoryview, span: SourceSpan) -> Dataset:
+def _one_by_one(data: memoryview, span: SourceSpan) -> Dataset:
+    """Records of any layout; the first that is not as wide as the first one ends it."""
     import numpy as np
 
-    samples = pb.DataStorage.FromString(bytes(data)).data
-    widths = [(len(sample.input), len(sample.expected)) for sample in samples]
-    for index, found in enumerate(widths):
-        if found != widths[0]:
+    inputs: list[Array] = []
+    expected: list[Array] = []
+    for item in fields(data, 0, len(data), frozenset({1})):
+        if item.wire_type != LENGTH:
+            raise Malformed("a record is no message", item.tag)
+        sample = pb.Sample.FromString(bytes(data[item.start : item.end]))
+        inputs.append(np.array(sample.input, np.float32))
+        expected.append(np.array(sample.expected, np.float32))
+        found = (len(inputs[-1]), len(expected[-1]))
+        width = (len(inputs[0]), len(expected[0]))
+        if found != width:
             raise InputError(
-                f"record {index} has {found[0]} inputs and {found[1]} labels, record 0 has "
-                f"{widths[0][0]} and {widths[0][1]}",
+                f"record {len(inputs) - 1} has {found[0]} inputs and {found[1]} labels, record 0 "
+                f"has {width[0]} and {width[1]}",
                 span=span,
             )
-    inputs = [np.array(sample.input, np.float32) for sample in samples]
-    expected = [np.array(sample.expected, np.float32) for sample in samples]
-    if not samples:
+        if not any(found):
+            raise InputError("record 0 is empty", span=span)
+    if not inputs:
         return Dataset(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
     return Dataset(np.stack(inputs), np.stack(expected))
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from nnconv.converter.caffe.wire_format import FIXED32, LENGTH, Field, Malformed, fields
+from nnconv.converter.wire_format import LENGTH, Field, Malformed, fields, without
 from nnconv.schemas import nevermind_pb2 as pb
 from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy
 from nnconv.schemas.errors import InputError, SourceSpan
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 WEIGHTS, BIAS = 0, 3
 _INDEX = {WEIGHTS: 0, BIAS: 1}
 _OLD, _NEW = 1, 2
-MOST_LAYERS = 10_000
+MOST_LAYERS, MOST_BUFFERS = 10_000, 64
+_VALUES = frozenset({1})
 
 
 class Buffer(NamedTuple):
@@ -58,7 +60,8 @@ def read_state(path: AnyPath) -> Checkpoint:
 
 def _read(data: memoryview) -> Checkpoint:
     arrays = Lazy()
-    layers = [field for field in fields(data, 0, len(data)) if field.number == 1]
+    found = fields(data, 0, len(data), frozenset({1}))
+    layers = list(islice(found, MOST_LAYERS + 1))
     if len(layers) > MOST_LAYERS or any(field.wire_type != LENGTH for field in layers):
         raise InputError("this is no state of nevermind-neu")
     if not layers:
@@ -81,7 +84,10 @@ def _shaped(buffer: Buffer) -> Callable[[], Array]:
 
 
 def _buffers(data: memoryview, layer: Field, position: int) -> Iterator[Buffer]:
-    inner = list(fields(data, layer.start, layer.end))
+    found = fields(data, layer.start, layer.end, frozenset({_OLD, _NEW}))
+    inner = list(islice(found, MOST_BUFFERS + 1))
+    if len(inner) > MOST_BUFFERS:
+        raise InputError(f"layer {position} holds more than {MOST_BUFFERS} buffers")
     new = [field for field in inner if field.number == _NEW and field.wire_type == LENGTH]
     old = [field for field in inner if field.number == _OLD and field.wire_type == LENGTH]
     if new:
@@ -122,16 +128,12 @@ def _old_buffer(data: memoryview, field: Field) -> tuple[int, int, Callable[[], 
 def _split(data: memoryview, field: Field) -> tuple[bytes, memoryview | None]:
     """The buffer's message without its packed values, and these; None where they are unpacked or in
     several pieces, which protobuf then puts together."""
-    inner = list(fields(data, field.start, field.end))
-    packed = [part for part in inner if part.number == 1]
+    packed = list(islice(fields(data, field.start, field.end, _VALUES), 2))
     if len(packed) == 1 and packed[0].wire_type == LENGTH:
         (values,) = packed
         if (values.end - values.start) % 4:
             raise Malformed("packed floats must fill whole numbers", values.tag)
-        rest = (data[part.tag : part.end] for part in inner if part is not values)
-        return b"".join(map(bytes, rest)), data[values.start : values.end]
-    if any(part.wire_type not in (LENGTH, FIXED32) for part in packed):
-        raise Malformed("values must be floats", field.tag)
+        return without(data, field.start, field.end, packed), data[values.start : values.end]
     return bytes(data[field.start : field.end]), None
 
 

@@ -47,6 +47,8 @@ def _drop_training(graph: Graph, report: Report) -> None:
     """ONNX holds one mode and no state: what was read from state is what it starts from."""
     if graph.losses:
         report.note("losses and their weights are not written: ONNX has no place for them")
+    if any(node.op == "nnconv.StopGradient" for node in graph.nodes):
+        report.note("where gradients stop is not written: ONNX has no place for it")
     statistics = {state.name for state in graph.state if _is_statistics(state.write)}
     kept = [state.name for state in graph.state if state.name not in statistics]
     if kept:

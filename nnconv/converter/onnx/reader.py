@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from nnconv.converter.onnx import sizes
 from nnconv.converter.onnx.body import Body, Context
 from nnconv.converter.onnx.ports import Ports
 from nnconv.converter.onnx.proto import STANDARD_DOMAINS
@@ -71,6 +72,8 @@ def _build(skeleton: Skeleton, shapes: dict[str, tuple[int, ...]], report: Repor
     files = (skeleton.file,) if skeleton.file else ()
     model.source = Source("onnx", f"IR {proto.ir_version}, opset {scope.opset('')}", files)
     model.metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if (text := model.metadata.pop(sizes.KEY, "")) != "":
+        sizes.restore(graph, text, report)
     return model
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from nnconv.converter.onnx import proto
+from nnconv.converter.onnx import proto, sizes
 from nnconv.converter.onnx.legal import OLDEST, RUNTIME_OPSET, attributes_at, opsets, with_inner
 from nnconv.converter.onnx.lower import lowered
 from nnconv.converter.onnx.tensors import packed, packed_size
-from nnconv.converter.onnx.wire import LENGTH, varint
+from nnconv.converter.wire_format import LENGTH, varint
 from nnconv.schemas.errors import InputError, Report, UnsupportedError
 from nnconv.schemas.files import atomic_write
 from nnconv.schemas.graph import Graph, Model, Node, Value
@@ -66,7 +66,7 @@ def export_onnx(
     graph = lowered(model, report)
     _note_left_out(model, report)
     versions = _versions(graph, opset, report)
-    header = _model(model, versions)
+    header = _model(model, graph, versions)
     body = _Encoder(versions).graph(graph, stored=False)
     tensors = [_Tensor(value) for value in _initializers(graph)]
     target = Path(path)
@@ -129,7 +129,7 @@ def _domain(op: str) -> str:
     return op.rpartition(".")[0]
 
 
-def _model(model: Model, versions: dict[str, int]) -> Any:
+def _model(model: Model, graph: Graph, versions: dict[str, int]) -> Any:
     """The ModelProto without its graph."""
     message = proto.message("ModelProto")
     tables = {"": _IR_VERSIONS, "ai.onnx.ml": _ML_IR_VERSIONS}
@@ -143,8 +143,10 @@ def _model(model: Model, versions: dict[str, int]) -> Any:
     message.producer_name = "nnconv"
     for domain, version in sorted(versions.items()):
         message.opset_import.add(domain=domain, version=version)
-    for key, text in sorted(model.metadata.items()):
-        message.metadata_props.add(key=key, value=text)
+    metadata = model.metadata | {sizes.KEY: sizes.written(graph)}
+    for key, text in sorted(metadata.items()):
+        if text or key != sizes.KEY:
+            message.metadata_props.add(key=key, value=text)
     return message
 
 
