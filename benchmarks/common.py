@@ -26,6 +26,8 @@ PACKAGES = (
     "openvino",
     "opencv-python-headless",
     "torch",
+    "pyopencl",
+    "tinygrad",
 )
 
 

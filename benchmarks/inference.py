@@ -148,7 +148,6 @@ def compare(name: str, batch: int, options: argparse.Namespace, folder: Path) ->
         "net": name, "batch": batch, "goal": GOALS.get(name, GOAL), "failed": failed,
         "load": round(os.getloadavg()[0], 2),
         "milliseconds": {e: round(1e3 * statistics.median(b), 3) for e, b in blocks.items()},
-        "first_result_seconds": {w.engine: w.first_result_seconds for w in workers},
         "peak_bytes": {w.engine: w.peak_bytes for w in workers},
         "lead": {e: common.ratios(b, blocks["nnconv"]) for e, b in blocks.items() if e != "nnconv"},
         "differences": _differences(f"{name}, batch {batch}", workers),

@@ -1,25 +1,32 @@
 """How fast is a training step, against PyTorch eager and torch.compile?
 
-    python benchmarks/training.py [--nets mlp,lenet] [--solvers sgd,adam] [--batch 64] [--threads 2]
+    python benchmarks/training.py [--nets mlp,lenet] [--solvers sgd,adam] [--batches 64]
+                                  [--sources loader,held] [--threads 2]
 
 The nets are an MLP 784-128-10 and LeNet (20 and 50 channels, 500 hidden), with the same seeded
 weights and batches in every engine; losses of the first steps are compared before anything is
 timed. Every engine lives in a process of its own with the same number of threads on the same cores;
 blocks of steps alternate (A B C A B C ...). Reported are medians of block medians, and the ratio to
-each peer pair by pair with its spread. `nnconv` is Trainer.step, with its watch for bad values;
-`plan` is the step's plan alone, state updated in place. The JSON goes to benchmarks/results/.
+each peer pair by pair with its spread, and the most memory that each process held.
+
+`held` feeds a few batches that lie ready, in turn. `loader` reads shuffled batches of 6400 pictures
+of floats in memory: nnconv's Loader with one worker, reading ahead; PyTorch's DataLoader over a
+TensorDataset with a BatchSampler, which takes a whole batch by one indexing (the fastest of its
+ways for tensors in memory: sample by sample costs several times a step, worker processes more). The
+JSON goes to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +40,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY)]
 import common  # noqa: E402
 
 BATCHES = 8  # different ones, taken in turn
+PICTURES = 6400  # of the loaders
 COMPARED = 10  # losses of the first steps
 TOLERANCE = 1e-4  # relative, between their losses
 SHAPES: dict[str, list[tuple[int, ...]]] = {
@@ -44,6 +52,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 GOALS = {("mlp", "eager"): 3.5, ("lenet", "eager"): 3.0, ("lenet", "compile"): 2.0}
 RATES = {"sgd": 0.01, "adam": 0.001}
 Step = Callable[[Any, Any], float]
+Feed = Iterator[tuple[Any, Any]]
 
 
 # -- the same work for everybody
@@ -58,12 +67,36 @@ def weights(net: str) -> list[Any]:
     return found
 
 
-def batches(net: str, size: int) -> list[tuple[Any, Any]]:
+def pictures(net: str, count: int) -> tuple[Any, Any]:
+    """Pictures and their classes."""
     random = np.random.default_rng(11)
-    shape = (size, 784) if net == "mlp" else (size, 1, 28, 28)
-    return [
-        (random.random(shape, np.float32), random.integers(0, 10, size)) for _ in range(BATCHES)
-    ]
+    shape = (count, 784) if net == "mlp" else (count, 1, 28, 28)
+    return random.random(shape, np.float32), random.integers(0, 10, count)
+
+
+def held(net: str, size: int) -> list[tuple[Any, Any]]:
+    x, label = pictures(net, size * BATCHES)
+    return list(zip(np.split(x, BATCHES), np.split(label, BATCHES), strict=True))
+
+
+def nnconv_loader(net: str, size: int) -> Feed:
+    import nnconv
+
+    x, label = pictures(net, PICTURES)
+    points = nnconv.data.arrays(data=x, label=label.astype(np.float32))
+    for batch in nnconv.data.Loader(points, batch=size, workers=1).stream():
+        yield batch["data"], batch["label"]
+
+
+def torch_loader(net: str, size: int) -> Feed:
+    import torch
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+    points = TensorDataset(*map(torch.from_numpy, pictures(net, PICTURES)))
+    sampler = BatchSampler(RandomSampler(points), size, drop_last=True)
+    loader = DataLoader(points, sampler=sampler, batch_size=None)
+    while True:
+        yield from loader
 
 
 # -- engines
@@ -112,22 +145,6 @@ def nnconv_trainer(net: str, solver: str, threads: int) -> Step:
     return step
 
 
-def nnconv_plan(net: str, solver: str, threads: int) -> Step:
-    from nnconv.runtime.executor import compile_model
-    from nnconv.runtime.training.step import build_step
-
-    trained = model(net)
-    build_step(trained.graph, spec(solver))
-    plan = compile_model(trained, device="cpu", threads=threads, mode="train", in_place=True)
-    rate = np.float32(RATES[solver])
-
-    def step(x: Any, label: Any) -> float:
-        results = plan.run({"data": x, "label": label, "train:rate": rate})
-        return float(results["train:loss"])
-
-    return step
-
-
 def torch_eager(net: str, solver: str, threads: int, compiled: bool = False) -> Step:
     import torch
     from torch import nn
@@ -158,7 +175,7 @@ def torch_eager(net: str, solver: str, threads: int, compiled: bool = False) -> 
 
     def step(x: Any, label: Any) -> float:
         optimiser.zero_grad()
-        loss = forward(torch.from_numpy(x), torch.from_numpy(label))
+        loss = forward(torch.as_tensor(x), torch.as_tensor(label))
         loss.backward()
         update()
         return float(loss.item())
@@ -172,7 +189,6 @@ def torch_compile(net: str, solver: str, threads: int) -> Step:
 
 ENGINES = {
     "nnconv": nnconv_trainer,
-    "plan": nnconv_plan,
     "eager": torch_eager,
     "compile": torch_compile,
 }
@@ -182,27 +198,28 @@ PEERS = ("eager", "compile")
 # -- a process an engine
 
 
-def work(engine: str, net: str, solver: str, size: int, threads: int) -> None:
-    """Say the first losses, then for each line with a number of seconds the times of a block."""
-    given = batches(net, size)
-    if engine in ("nnconv", "plan"):
+def work(engine: str, net: str, solver: str, size: int, threads: int, source: str) -> None:
+    """Say the first losses, then for each line with a number of seconds the time of a step."""
+    given = held(net, size)
+    if engine == "nnconv":
         given = [(x, label.astype(np.float32)) for x, label in given]
     started = time.perf_counter()
     step = ENGINES[engine](net, solver, threads)
     losses = [step(*given[i % BATCHES]) for i in range(COMPARED)]
     first = time.perf_counter() - started
     print(json.dumps({"losses": losses, "first_seconds": first}), flush=True)
+    loader = nnconv_loader if engine == "nnconv" else torch_loader
+    feed = loader(net, size) if source == "loader" else itertools.cycle(given)
     for line in sys.stdin:
-        times: list[float] = []
-        end, busy = time.perf_counter() + float(line), time.process_time()
-        while time.perf_counter() < end:
-            x, label = given[len(times) % BATCHES]
-            begun = time.perf_counter()
-            step(x, label)
-            times.append(time.perf_counter() - begun)
-        busy = (time.process_time() - busy) / len(times)
-        facts = {"times": times, "busy": busy, "peak": common.peak_memory()}
+        started, busy, steps = time.perf_counter(), time.process_time(), 0
+        while (spent := time.perf_counter() - started) < float(line):
+            step(*next(feed))
+            steps += 1
+        busy = (time.process_time() - busy) / steps
+        facts = {"step": spent / steps, "busy": busy, "peak": common.peak_memory()}
         print(json.dumps(facts), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # a loader's threads may be waiting
 
 
 class Worker:
@@ -228,20 +245,22 @@ class Worker:
         return found
 
     def block(self, seconds: float) -> tuple[float, float]:
-        """The median time of a step, and the processor time of one."""
+        """The time of a step, reading its batch included, and the processor time of one."""
         assert self._process.stdin is not None
         print(seconds, file=self._process.stdin, flush=True)
         facts = self._answer()
         self.peak = facts["peak"]
-        return statistics.median(facts["times"]), facts["busy"]
+        return facts["step"], facts["busy"]
 
     def close(self) -> None:
         self._process.communicate()
 
 
-def compare(net: str, solver: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One net and solver: every engine's time, and nnconv's lead."""
-    settings = (net, solver, options.batch, options.threads)
+def compare(
+    net: str, solver: str, batch: int, source: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Every engine's time, and nnconv's lead."""
+    settings = (net, solver, batch, options.threads, source)
     workers = [Worker(engine, *settings) for engine in options.engines.split(",")]
     _check(f"{net}, {solver}", workers)
     blocks: dict[str, list[float]] = {worker.engine: [] for worker in workers}
@@ -255,9 +274,8 @@ def compare(net: str, solver: str, options: argparse.Namespace) -> dict[str, Any
     for worker in workers:
         worker.close()
     measured = busy if options.processor else blocks
-    ours = [engine for engine in blocks if engine not in PEERS]
     return {
-        "net": net, "solver": solver, "batch": options.batch,
+        "net": net, "solver": solver, "batch": batch, "source": source,
         "load": round(os.getloadavg()[0], 2),
         "microseconds": {e: round(1e6 * statistics.median(b), 1) for e, b in blocks.items()},
         "processor_microseconds": {
@@ -266,10 +284,7 @@ def compare(net: str, solver: str, options: argparse.Namespace) -> dict[str, Any
         "best": {e: round(1e6 * min(b), 1) for e, b in blocks.items()},
         "first_seconds": {w.engine: round(w.first_seconds, 2) for w in workers},
         "peak_bytes": {w.engine: w.peak for w in workers},
-        "lead": {
-            mine: {e: common.ratios(measured[e], measured[mine]) for e in PEERS if e in blocks}
-            for mine in ours
-        },
+        "lead": {e: common.ratios(measured[e], measured["nnconv"]) for e in PEERS if e in blocks},
         "goals": {peer: GOALS[net, peer] for peer in PEERS if (net, peer) in GOALS},
     }  # fmt: skip
 
@@ -284,17 +299,14 @@ def _check(what: str, workers: list[Worker]) -> None:
 
 
 def row(found: dict[str, Any]) -> str:
-    cells = [f"{found['net']}, {found['solver']}, batch {found['batch']}"]
-    pairs = zip(
-        found["microseconds"].items(), found["processor_microseconds"].values(), strict=True
-    )
-    cells += [f"{engine} {time_:.0f} us (processor {busy:.0f})" for (engine, time_), busy in pairs]
-    for mine, leads in found["lead"].items():
-        for peer, lead in leads.items():
-            goal = found["goals"].get(peer)
-            spread = f"{lead['least']:.2f}-{lead['most']:.2f}"
-            text = f"{mine} {lead['median']:.2f}x {peer} ({spread}"
-            cells.append(f"{text}, goal {goal})" if goal else f"{text})")
+    cells = [f"{found['net']}, {found['solver']}, {found['batch']}, {found['source']}"]
+    for engine, time_ in found["microseconds"].items():
+        peak = found["peak_bytes"][engine] / 1e6
+        cells.append(f"{engine} {time_:,.0f} us, {peak:.0f} MB")
+    for peer, lead in found["lead"].items():
+        goal = found["goals"].get(peer)
+        aim = f", goal {goal}" if goal else ""
+        cells.append(f"{lead['median']:.2f}x {peer} ({lead['least']:.2f}-{lead['most']:.2f}{aim})")
     return "| " + " | ".join(cells) + f" | load {found['load']} |"
 
 
@@ -303,7 +315,8 @@ def main() -> None:
     parser.add_argument("--nets", default="mlp,lenet")
     parser.add_argument("--solvers", default="sgd,adam")
     parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batches", default="64", help="sizes, as 64,50")
+    parser.add_argument("--sources", default="loader,held")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -311,18 +324,18 @@ def main() -> None:
         "--processor", action="store_true",
         help="ratios of processor time: use with --threads 1 on a busy machine",
     )  # fmt: skip
-    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        engine, net, solver, size, threads = options.worker
-        work(engine, net, solver, int(size), int(threads))
+        engine, net, solver, size, threads, source = options.worker
+        work(engine, net, solver, int(size), int(threads), source)
         return
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # inherited
+    split = (part.split(",") for part in (options.nets, options.solvers, options.batches))
     rows = []
-    for net in options.nets.split(","):
-        for solver in options.solvers.split(","):
-            rows.append(compare(net, solver, options))
-            print(row(rows[-1]), flush=True)
+    for net, solver, batch, source in itertools.product(*split, options.sources.split(",")):
+        rows.append(compare(net, solver, int(batch), source, options))
+        print(row(rows[-1]), flush=True)
     facts = {"conditions": common.conditions(), "threads": options.threads, "steps": rows}
     print(common.report("training", facts))
 

@@ -37,9 +37,9 @@ def network(arrays: dict[str, Array]) -> Model:
     return Model(graph)
 
 
-def train(solver: str, steps: int) -> list[float]:
+def train(solver: str, steps: int, device: str | None = None) -> list[float]:
     arrays = data()
-    trainer = nnconv.Trainer(network(arrays), solver=solver, device="reference", **SOLVERS[solver])
+    trainer = nnconv.Trainer(network(arrays), solver=solver, device=device, **SOLVERS[solver])
     return [trainer.step({"x": arrays["x"], "y": arrays["y"]}).loss for _ in range(steps)]
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnconv.api.datasets import open_data
 from nnconv.api.feeding import Feed, feed
 from nnconv.api.files import AnyPath, load
 from nnconv.api.heads import EUCLIDEAN, SIGMOID, SOFTMAX, Head, head_of
-from nnconv.runtime.data import Dataset, open_dataset
+from nnconv.runtime.data import Dataset
 from nnconv.runtime.executor import Executable, compile_model
 from nnconv.runtime.ops.loss import (
     euclidean_loss,
@@ -96,9 +97,9 @@ def evaluate(
 ) -> Evaluation:
     """Run a model over a data set and compare with the truth.
 
-    `data` is a Dataset or what `nnconv.data.open_dataset` opens (`part` and `label` are its
-    options). `loss` names the loss where the model does not say it. Raises InputError where data
-    and model do not go together.
+    `data` is a Dataset, what `nnconv.data.open_dataset` opens (`part` and `label` are its options),
+    or a data set of nevermind-neu. `loss` names the loss where the model does not say it. Raises
+    InputError where data and model do not go together.
 
     >>> import numpy as np, nnconv
     >>> digits = nnconv.data.arrays(data=np.zeros((3, 1, 28, 28), np.float32), label=[1, 1, 2])
@@ -106,7 +107,7 @@ def evaluate(
     3
     """
     loaded = model if isinstance(model, Model) else load(model)
-    dataset = open_dataset(data, part, label) if not isinstance(data, Dataset) else data
+    dataset = open_data(data, part, label)
     head = head_of(loaded, loss)
     return judge(loaded, head, feed(loaded, head, dataset), device=device, batch=batch, top=top)
 

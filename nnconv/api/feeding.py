@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnconv.api.heads import EUCLIDEAN, Head
+from nnconv.api.heads import EUCLIDEAN, SOFTMAX, Head
 from nnconv.runtime.data import ArrayDataset, Dataset, Loader, PictureFolder, Transform
 from nnconv.runtime.data.datasets import DATA, LABEL
 from nnconv.schemas.errors import InputError
@@ -128,6 +128,8 @@ def _reshaped(dataset: Dataset, source: str, wanted: tuple[int, ...]) -> Dataset
 
 def _numbered(model: Model, head: Head, dataset: Dataset, truth: str) -> Dataset:
     """The labels as the numbers of the model's classes, all within its range."""
+    if head.loss == SOFTMAX:
+        dataset = _one_a_sample(dataset, truth)
     labels = _labels(dataset, truth)
     if head.loss == EUCLIDEAN or labels is None or labels.ndim > 1:
         return dataset
@@ -144,6 +146,20 @@ def _numbered(model: Model, head: Head, dataset: Dataset, truth: str) -> Dataset
                 f"the model tells {head.classes} classes apart",
                 hint=f"--replace-head {int(labels.max()) + 1} gives it as many as there are",
             )
+    return dataset
+
+
+def _one_a_sample(dataset: Dataset, truth: str) -> Dataset:
+    """Labels [n, 1] as [n]; those [n, classes] that are 1 for one class and 0 for all others as its
+    number."""
+    labels = dataset.held.get(truth) if isinstance(dataset, ArrayDataset) else None
+    if labels is None or labels.ndim != 2:
+        return dataset
+    if labels.shape[1] == 1:
+        return _relabelled(dataset, truth, labels[:, 0])
+    chosen = labels == 1
+    if (labels == chosen).all() and (chosen.sum(axis=1) == 1).all():
+        return _relabelled(dataset, truth, chosen.argmax(axis=1))
     return dataset
 
 

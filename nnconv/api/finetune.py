@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nnconv.api.datasets import open_data
 from nnconv.api.evaluate import judge
 from nnconv.api.feeding import Feed, feed
 from nnconv.api.files import AnyPath, load, save
 from nnconv.api.heads import Head, freeze, head_of, replace_head
 from nnconv.converter.checkpoint.files import read_checkpoint, write_checkpoint
 from nnconv.converter.yaml.sections import TRAINING
-from nnconv.runtime.data import Dataset, open_dataset, split
+from nnconv.runtime.data import Dataset, split
 from nnconv.runtime.training.checkpoints import (
     FILE,
     find_checkpoint,
@@ -46,7 +47,8 @@ class Settings:
     """What decides a run besides its model and data; kept in the run's folder.
 
     `solver_settings` are those of `TrainingSpec.named`; `val` is the share of the samples that is
-    set aside; `every` the updates between two checkpoints (0: an epoch).
+    set aside; `iterations` the updates of the whole run (0: as many as `epochs` take); `every` the
+    updates between two checkpoints (0: an epoch).
     """
 
     data: str = ""
@@ -56,6 +58,7 @@ class Settings:
     solver: str = "adam"
     solver_settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: float = 5
+    iterations: int = 0
     batch: int = 32
     val: float = 0.1
     seed: int = 0
@@ -68,6 +71,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.epochs > 0:
             raise InputError(f"epochs must be more than 0, got {self.epochs:g}")
+        if self.iterations < 0:
+            raise InputError(f"iterations must not be negative, got {self.iterations}")
         for what in ("batch", "report"):
             if getattr(self, what) < 1:
                 raise InputError(f"{what} must be at least 1, got {getattr(self, what)}")
@@ -122,7 +127,7 @@ def finetune(
         own["data"] = str(Path(data).absolute())
     start = model if isinstance(model, Model) else load(model)
     chosen = Settings(**own | choose_solver(start, own.get("solver"), rest))
-    opened = data if isinstance(data, Dataset) else open_dataset(data, "train", chosen.label)
+    opened = open_data(data, "train", chosen.label)
     prepared = prepare(start, opened, chosen, head=head, scratch=scratch)
     session = Session(prepared, opened, chosen, None if run is None else Path(run))
     session.begin()
@@ -319,7 +324,7 @@ def reopen(folder: AnyPath, data: Dataset | None = None) -> Session:
     if data is None:
         if not settings.data:
             raise InputError(f"{folder}: this run's data was given as arrays; give it again")
-        data = open_dataset(settings.data, "train", settings.label)
+        data = open_data(settings.data, "train", settings.label)
     session = Session(load(where / MODEL), data, settings, where)
     session.resume()
     return session
@@ -351,7 +356,9 @@ def _check_samples(folder: Path, samples: int) -> None:
 
 
 def _iterations(settings: Settings, samples: int, passes: int) -> int:
-    return max(1, round(settings.epochs * samples / (settings.batch * passes)))
+    return settings.iterations or max(
+        1, round(settings.epochs * samples / (settings.batch * passes))
+    )
 
 
 def _twin(model: Model) -> Model:

@@ -18,6 +18,7 @@ from nnconv.cli.shapes import parse_shape
 from nnconv.schemas.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from nnconv.runtime.ceilings import Ceilings
     from nnconv.runtime.executor import Executable
     from nnconv.schemas.graph import Model
 
@@ -31,6 +32,7 @@ _ROUNDS = 5
     examples=[
         ("nnconv bench zoo:lenet --batch 8", "latency, throughput, and the time of every step"),
         ("nnconv bench net.nnir --with onnxruntime", "the same model in another engine"),
+        ("nnconv bench net.nnir --device opencl --profile", "steps against the device's limits"),
     ],
 )
 @click.argument("model_file", metavar="MODEL")
@@ -49,6 +51,7 @@ _ROUNDS = 5
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=3.0, show_default=True,
               help="How long to measure.")  # fmt: skip
 @click.option("--with", "peers", metavar="NAME,...", default="", help=f"Also: {', '.join(PEERS)}.")
+@click.option("--profile", is_flag=True, help="Measure the device's limits, to judge steps by.")
 @click.option("--trace", metavar="FILE.json", help="Write a run's steps for chrome://tracing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
@@ -62,6 +65,7 @@ def bench(
     tune: bool,
     seconds: float,
     peers: str,
+    profile: bool,
     trace: str | None,
     as_json: bool,
 ) -> None:
@@ -83,7 +87,10 @@ def bench(
     facts = measure(executable, inputs, seconds)
     facts["device"], facts["load"] = executable.device, round(os.getloadavg()[0], 2)
     facts["limit_gflops"] = _limit(executable.device, threads)
-    facts["steps"], events = watch(executable, inputs)
+    ceilings = _ceilings(executable.device, threads) if profile else None
+    facts["steps"], events = watch(executable, inputs, ceilings)
+    if ceilings is not None:
+        facts["ceilings"] = ceilings._asdict()
     if asked:
         facts["peers"] = compare(model, inputs, asked, threads, seconds)
     if target is not None:
@@ -146,7 +153,7 @@ def measure(executable: Executable, inputs: dict[str, Any], seconds: float) -> d
         "compile_ms": 1e3 * compiled, "first_run_ms": 1e3 * (first - compiled), "runs": len(times),
         "latency_ms": {f"p{p}": 1e3 * _percentile(times, p) for p in (1, 50, 90, 99)},
         "samples_per_second": batch / median, "gflops": 2e-9 * plan.cost.macs / median,
-        "arena_bytes": plan.peak_bytes,
+        "arena_bytes": plan.peak_bytes, "plan": dict(plan.facts),
     }  # fmt: skip
 
 
@@ -155,10 +162,18 @@ def _percentile(times: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
+def _ceilings(device: str, threads: int | None) -> Ceilings:
+    from nnconv.runtime.ceilings import measure_ceilings
+
+    return measure_ceilings(device, threads)
+
+
 def watch(
-    executable: Executable, inputs: dict[str, Any]
+    executable: Executable, inputs: dict[str, Any], ceilings: Ceilings | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The median time of every step, and one run's steps as trace events."""
+    """The median time of every step, what of the ceilings it reaches, and one run's steps as trace
+    events.
+    """
     runs: list[list[tuple[Any, float]]] = []
     for _ in range(_WATCHED_RUNS):
         runs.append([])
@@ -172,7 +187,10 @@ def watch(
             "shape": [str(dim) for dim in (result.shape or ())] if result else [],
             "kernel": step.kernel, "ms": 1e3 * median,
             "gflops": 2e-9 * step.cost.macs / median if median else 0.0,
+            "gigabytes_per_second": 1e-9 * step.cost.bytes / median if median else 0.0,
         })  # fmt: skip
+        if ceilings is not None:
+            rows[-1]["of_limit"] = ceilings.share(step, median)
         events.append({
             "name": rows[-1]["result"], "cat": step.kernel, "ph": "X", "pid": 1, "tid": 1,
             "ts": 1e6 * at, "dur": 1e6 * spent,
@@ -283,14 +301,31 @@ def print_facts(facts: dict[str, Any]) -> None:
         f"{facts['samples_per_second']:.1f} samples/s, {facts['gflops']:.1f} GFLOP/s{share}; "
         f"compiled in {facts['compile_ms']:.0f} ms, {size(facts['arena_bytes'])} for results"
     )
-    rows = [
-        (s["result"], "x".join(s["shape"]), s["kernel"], f"{s['ms']:.3f}", f"{s['gflops']:.1f}",
-         f"{s['share']:.1%}")
-        for s in facts["steps"]
-    ]  # fmt: skip
-    print_table(table(["result", ">shape", "kernel", ">ms", ">GFLOP/s", ">share"], rows))
+    if facts["plan"]:
+        click.echo(
+            ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in facts["plan"].items())
+        )
+    if "ceilings" in facts:
+        best = facts["ceilings"]
+        operations, moved = best["operations"] / 1e9, best["bytes"] / 1e9
+        click.echo(f"the device's limits, measured: {operations:.0f} GFLOP/s, {moved:.1f} GB/s")
+    print_table(table(*_step_rows(facts["steps"])))
     for name, found in facts.get("peers", {}).items():
         click.echo(_peer_line(name, found))
+
+
+def _step_rows(steps: list[dict[str, Any]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The table of steps: its head, and a row each."""
+    head = ["result", ">shape", "kernel", ">ms", ">GFLOP/s", ">GB/s", ">share"]
+    rows: list[tuple[str, ...]] = [
+        (s["result"], "x".join(s["shape"]), s["kernel"], f"{s['ms']:.3f}", f"{s['gflops']:.1f}",
+         f"{s['gigabytes_per_second']:.1f}", f"{s['share']:.1%}")
+        for s in steps
+    ]  # fmt: skip
+    if steps and "of_limit" in steps[0]:
+        head.append(">of limit")
+        rows = [(*row, f"{s['of_limit']:.0%}") for row, s in zip(rows, steps, strict=True)]
+    return head, rows
 
 
 def _peer_line(name: str, found: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from nnconv.cli.base import Command
 from nnconv.cli.output import say, say_findings
@@ -17,6 +18,7 @@ from nnconv.schemas.errors import InputError, Report
 
 if TYPE_CHECKING:
     from nnconv.api.finetune import Finetuned, Session, Settings
+    from nnconv.converter.caffe.solver import CaffeSolver
     from nnconv.runtime.data import Dataset
     from nnconv.schemas.graph import Model
 
@@ -34,11 +36,18 @@ INTERRUPTED = 130
             "nnconv finetune net.onnx --data more.npz --freeze 'conv*' --epochs 3 -o net2.onnx",
             "train only the last layers, on arrays",
         ),
+        (
+            "nnconv finetune --solver-file solver.prototxt --data mnist/ -o lenet.caffemodel",
+            "train the net of a Caffe solver as it says",
+        ),
         ("nnconv finetune --resume letters.run", "go on where a run was stopped or killed"),
     ],
 )
 @click.argument("model_file", metavar="MODEL", required=False)
-@click.option("--data", metavar="DATA", help="IDX files, a folder of pictures, a .npz or a .csv.")
+@click.option(
+    "--data", metavar="DATA",
+    help="IDX files, a folder of pictures, a .npz, a .csv or nevermind-neu's data set.",
+)  # fmt: skip
 @click.option("-o", "--output", metavar="OUT", help="The trained model; the suffix says as what.")
 @click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
 @click.option("--scale", type=float, metavar="X", help="Pixels are multiplied by this.")
@@ -58,12 +67,17 @@ INTERRUPTED = 130
     "--solver", metavar="NAME",
     help="How to update: sgd, nesterov, adam, adamw; by default as a .yaml says, else adam.",
 )  # fmt: skip
+@click.option(
+    "--solver-file", metavar="FILE",
+    help="Caffe's solver.prototxt: how to update, how long, and its net where MODEL is left out.",
+)  # fmt: skip
 @click.option("--lr", type=float, metavar="RATE", help="The learning rate, 1e-4 by default.")
 @click.option(
     "--set", "more", metavar="NAME=VALUE", multiple=True,
     help="Another setting of the solver: momentum, weight_decay, policy, gamma, iter_size ...",
 )  # fmt: skip
 @click.option("--epochs", default=5.0, show_default=True, help="How often to see every sample.")
+@click.option("--iterations", default=0, metavar="N", help="Updates in all, instead of --epochs.")
 @click.option("--batch", default=32, show_default=True, help="Samples a step.")
 @click.option(
     "--val", default=0.1, show_default=True, help="The share of the samples to validate with."
@@ -91,6 +105,7 @@ def finetune(
     weights: str | None,
     run: str | None,
     resume: str | None,
+    solver_file: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -102,39 +117,47 @@ def finetune(
     the curves.
     """
     if resume is not None:
-        if model_file or data:
-            raise click.UsageError("--resume takes model and data from the run's folder")
+        if model_file or data or solver_file:
+            raise click.UsageError("--resume takes model, data and solver from the run's folder")
         session, target = _resumed(Path(resume), output)
     else:
-        if not model_file or not data or not output:
+        if not (model_file or solver_file) or not data or not output:
             raise click.UsageError("give MODEL, --data and -o OUT (or --resume RUN)")
-        session, target = _begun(model_file, weights, data, output, run, options)
+        solver = _solver(solver_file)
+        session, target = _begun(model_file, weights, data, output, run, options, solver)
     done = _watched(session, quiet)
     _tell(session, done, target, as_json)
 
 
+def _solver(path: str | None) -> CaffeSolver | None:
+    from nnconv.api.solver import read_solver
+
+    if path is None:
+        return None
+    report = Report(path)
+    found = read_solver(path, report=report)
+    say_findings(report)
+    return found
+
+
 def _begun(
-    model_file: str, weights: str | None, data: str, output: str, run: str | None,
-    options: dict[str, Any],
+    model_file: str | None, weights: str | None, data: str, output: str, run: str | None,
+    options: dict[str, Any], solver: CaffeSolver | None,
 ) -> tuple[Session, Path]:  # fmt: skip
     """A fresh run, everything checked before its folder is touched."""
-    from nnconv.api import load
+    from nnconv.api.datasets import open_data
     from nnconv.api.files import checked_target
     from nnconv.api.finetune import Session, prepare
-    from nnconv.cli.caffe import parse_mean, refuse_overwriting
+    from nnconv.cli.caffe import refuse_overwriting
     from nnconv.converter.formats import writable
-    from nnconv.runtime.data import open_dataset
 
     writable(output)
     target = checked_target(output)
-    refuse_overwriting([model_file, data], output)
+    refuse_overwriting([*filter(None, [model_file]), data], output)
     folder = Path(run) if run else target.with_suffix(".run")
-    report = Report(model_file)
-    pixels = {"scale": options["scale"], "mean": parse_mean(options["mean"])}
-    model = load(model_file, weights, report=report, labels=options["labels"], **pixels)
-    say_findings(report)
-    settings = _settings(model, data, options)
-    dataset: Dataset = open_dataset(data, "train", settings.label)
+    dataset = open_data(data, "train", options["label"])
+    model = _model(model_file, weights, options, solver, dataset)
+    settings = _settings(model, data, options, solver)
     prepared = prepare(
         model, dataset, settings, head=_head(options["head"]), scratch=options["scratch"]
     )
@@ -142,6 +165,27 @@ def _begun(
     session = Session(prepared, dataset, settings, folder)
     session.begin()
     return session, target
+
+
+def _model(
+    path: str | None, weights: str | None, options: dict[str, Any], solver: CaffeSolver | None,
+    data: Dataset,
+) -> Model:  # fmt: skip
+    from nnconv.api import load
+    from nnconv.cli.caffe import parse_mean
+
+    pixels = {"scale": options["scale"], "mean": parse_mean(options["mean"])}
+    report = Report(path or "")
+    if path is not None:
+        model = load(path, weights, report=report, labels=options["labels"], **pixels)
+    else:
+        from nnconv.api.solver import load_net
+
+        assert solver is not None, "there is a MODEL or a solver"
+        given = {"report": report, "labels": options["labels"], **pixels}
+        model = load_net(solver, weights, data=data, **given)
+    say_findings(report)
+    return model
 
 
 def _resumed(folder: Path, output: str | None) -> tuple[Session, Path]:
@@ -153,17 +197,39 @@ def _resumed(folder: Path, output: str | None) -> tuple[Session, Path]:
     return session, checked_target(name)
 
 
-def _settings(model: Model, data: str, options: dict[str, Any]) -> Settings:
+def _settings(
+    model: Model, data: str, options: dict[str, Any], solver_file: CaffeSolver | None
+) -> Settings:
     from nnconv.api.finetune import USUAL_RATE, Settings, choose_solver
 
-    names = ("label", "freeze", "loss", "epochs", "batch", "val", "seed", "mirror",
+    names = ("label", "freeze", "loss", "epochs", "iterations", "batch", "val", "seed", "mirror",
              "jitter", "device", "every", "report")  # fmt: skip
     chosen = {name: options[name] for name in names}
+    if solver_file is not None:
+        return Settings(**chosen | _as_filed(solver_file, options), data=str(Path(data).absolute()))
     more = _numbers(options["more"])
     if options["lr"] is not None or options["solver"] is not None:
         more["lr"] = USUAL_RATE if options["lr"] is None else options["lr"]
     solver = choose_solver(model, options["solver"], more)
     return Settings(**chosen, **solver, data=str(Path(data).absolute()))
+
+
+def _as_filed(solver: CaffeSolver, options: dict[str, Any]) -> dict[str, Any]:
+    """What a solver file says, except where the command line says something else."""
+    from nnconv.api.solver import run_settings
+
+    if options["solver"] is not None:
+        raise click.UsageError("--solver and --solver-file say the same thing")
+    asked = click.get_current_context().get_parameter_source
+    typed = {name for name in options if asked(name) is ParameterSource.COMMANDLINE}
+    filed = run_settings(solver)
+    if "epochs" in typed:
+        typed.add("iterations")
+    more = _numbers(options["more"])
+    if options["lr"] is not None:
+        more["base_lr"] = options["lr"]
+    filed["solver_settings"] |= more
+    return {name: value for name, value in filed.items() if name not in typed}
 
 
 def _numbers(pairs: Sequence[str]) -> dict[str, Any]:

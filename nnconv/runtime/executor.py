@@ -14,12 +14,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nnconv.runtime.devices import open_device
 from nnconv.runtime.devices.base import Device, Settings
+from nnconv.runtime.kernels.arrays import aligned
 from nnconv.runtime.ops.registry import subject
 from nnconv.runtime.passes import Binding, PassResult, check_names, debug_level, run_passes
 from nnconv.runtime.plan import Plan, check_feasible
@@ -67,6 +68,7 @@ def compile_model(
     winograd: int = 4,
     tune: bool = False,
     in_place: bool = False,
+    recycle: bool = False,
 ) -> Executable:
     """Make a model ready to run.
 
@@ -78,7 +80,8 @@ def compile_model(
     of input shapes. On the cpu device `winograd` allows F(4x4,3x3) (4) or F(2x2,3x3) (2), whose
     rounding moves a convolution's results by about 2e-5 or 4e-6 of the largest, or neither (0);
     `tune` chooses among kernels by timing them. `in_place` lets runs write over the arrays of the
-    state: faster, but what `live_state` gave before a run is gone after it.
+    state: faster, but what `live_state` gave before a run is gone after it. With `recycle`
+    they write over the arrays of the run before: what `live_state` gave lives through one run.
 
     Raises InputError for an unknown device, mode or output and for parameters without data.
     """
@@ -95,7 +98,7 @@ def compile_model(
     binding = Binding(mode or model.mode, precision, seed, supports=chosen.supports)
     binding.stated = _stated_shapes(model)
     return Executable(
-        model, chosen, binding, outputs, Settings(threads, winograd, tune, in_place),
+        model, chosen, binding, outputs, Settings(threads, winograd, tune, in_place, recycle),
         optimise=chosen.optimises if optimise is None else optimise,
         disable=frozenset(disable), cache_size=cache_size,
     )  # fmt: skip
@@ -127,7 +130,7 @@ class Executable:
         self._optimise = optimise
         self._disable = disable
         self._cache_size = max(1, cache_size)
-        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        self._plans: OrderedDict[_Shapes, _Ready] = OrderedDict()
         self._lock = threading.RLock()
         self._turn = threading.RLock()
         self._step = 0
@@ -140,7 +143,9 @@ class Executable:
         _require_weights(graph)
         needed = {v.name for v in graph.inputs if v.uses or v in graph.outputs}
         self.inputs = tuple(port for name, port in self._declared.items() if name in needed)
-        self._state = {s.name: np.array(s.read.data) for s in graph.state}
+        self._takes = tuple((port, port.name, port.dtype.numpy) for port in self.inputs)
+        self._state = {s.name: _own(np.asarray(s.read.data)) for s in graph.state}
+        self._spares: dict[str, Array] = {}
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -173,7 +178,7 @@ class Executable:
                 if np.shape(array) != merged[name].shape:
                     wanted, got = _text(merged[name].shape), _text(np.shape(array))
                     raise InputError(f"state '{name}' is {wanted}, got {got}")
-                merged[name] = np.array(array, merged[name].dtype)
+                merged[name] = _own(np.asarray(array, merged[name].dtype))
             self._state = merged
 
     @property
@@ -214,20 +219,39 @@ class Executable:
         """
         if watch is None and debug_level() >= 2:
             watch = _log_step
-        arrays = self._checked(inputs)
-        plan = self._plan({name: array.shape for name, array in arrays.items()})
-        feeds = [self._feed(value, arrays) for value in plan.graph.inputs]
+        arrays = self._arrays(inputs)
+        ready = self._ready(tuple([array.shape for array in arrays]))
+        feeds: list[Array | None] = [
+            None if place is None else arrays[place].astype(dtype, copy=False)
+            for place, dtype in ready.feeds
+        ]
         if self.mode == "test" and not self._state:
-            results = plan.program(feeds, self._step, watch)
+            results = ready.plan.program(feeds, self._step, watch)
         else:
             with self._turn:
-                feeds += [self._state[state.name] for state in plan.graph.state]
-                results = plan.program(feeds, self._step, watch)
-                self._step += 1
-                changed = results[len(plan.graph.outputs) :]
-                self._state |= {s.name: a for s, a in zip(plan.graph.state, changed, strict=True)}
+                results = self._change(ready, feeds, watch)
         ports = zip(self.outputs, results, strict=False)
-        return {port.name: self._rounded(port, result) for port, result in ports}
+        if self.precision == "f64":
+            return {port.name: _rounded(port, result) for port, result in ports}
+        return {port.name: result for port, result in ports}
+
+    def _change(
+        self, ready: _Ready, feeds: list[Array | None], watch: Callable[[Step, float], None] | None
+    ) -> list[Array]:
+        """A run that starts from the state and leaves the next one."""
+        state, program, more = self._state, ready.plan.program, {}
+        feeds += [state[name] for name in ready.states]
+        if self._settings.recycle and getattr(program, "recycles", False):
+            if not self._spares:
+                self._spares = {name: _own(array) for name, array in state.items()}
+            more = {"spares": [self._spares[name] for name in ready.states]}
+        results = program(feeds, self._step, watch, **more)
+        self._step += 1
+        if more:
+            self._spares = state
+        changed = results[len(results) - len(ready.states) :]
+        self._state = state | dict(zip(ready.states, changed, strict=True))
+        return results
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Run with arrays in the order of `inputs`, or by name; one output comes as an array,
@@ -250,8 +274,7 @@ class Executable:
                 if port.name not in self._binding.stated:
                     raise InputError(f"the model states no shape for '{port.name}': give one")
                 given[port.name] = self._binding.stated[port.name]
-            self._check_shape(port, given[port.name])
-        return self._plan({port.name: given[port.name] for port in self.inputs})
+        return self._ready(tuple(given[port.name] for port in self.inputs)).plan
 
     def stated_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the inputs at the source's own sizes, as far as it states them."""
@@ -259,8 +282,8 @@ class Executable:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _checked(self, inputs: Any) -> dict[str, Array]:
-        """The inputs that a run needs, as arrays of the right type."""
+    def _arrays(self, inputs: Any) -> list[Array]:
+        """The inputs that a run needs, as arrays of the right type, in the order of `inputs`."""
         if not isinstance(inputs, Mapping):
             wanted = ", ".join(map(str, self.inputs)) or "no inputs"
             kind = type(inputs).__name__
@@ -268,15 +291,16 @@ class Executable:
                 f"run takes a dictionary of input name -> array, got {kind}",
                 hint=f"the model takes {wanted}",
             )
-        self._check_names(inputs)
-        if missing := [port for port in self.inputs if port.name not in inputs]:
-            wanted = ", ".join(map(str, self.inputs)) or "no inputs"
-            raise InputError(
-                f"input '{missing[0].name}' is missing", hint=f"the model takes {wanted}"
-            )
-        arrays = {port.name: _as_array(port, inputs[port.name]) for port in self.inputs}
-        for port in self.inputs:
-            self._check_shape(port, arrays[port.name].shape)
+        if not inputs.keys() <= self._declared.keys():
+            self._check_names(inputs)
+        arrays = []
+        for port, name, dtype in self._takes:
+            if name not in inputs:
+                wanted = ", ".join(map(str, self.inputs))
+                raise InputError(f"input '{name}' is missing", hint=f"the model takes {wanted}")
+            given = inputs[name]
+            ready = type(given) is np.ndarray and given.dtype == dtype
+            arrays.append(given if ready else _as_array(port, given))
         return arrays
 
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
@@ -299,25 +323,27 @@ class Executable:
                 hint = "is the batch axis missing? x[None] adds it"
             raise InputError(what, hint=hint)
 
-    def _feed(self, value: Value, arrays: Mapping[str, Array]) -> Array | None:
-        array = arrays.get(value.name)
-        return None if array is None else array.astype(value.dtype.numpy, copy=False)
-
-    def _rounded(self, port: Port, result: Array) -> Array:
-        if self.precision == "f64" and port.dtype is DType.FLOAT32:
-            return result.astype(np.float32, copy=False)
-        return result
-
-    def _plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-        key = tuple(sorted(shapes.items()))
+    def _ready(self, shapes: _Shapes) -> _Ready:
+        """The plan for these shapes of the inputs, and how to feed it. Raises InputError for shapes
+        that the model does not take.
+        """
         with self._lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._plans[key] = self._make_plan(shapes)
+            ready = self._plans.get(shapes)
+            if ready is None:
+                for port, shape in zip(self.inputs, shapes, strict=True):
+                    self._check_shape(port, shape)
+                ready = self._plans[shapes] = self._make_ready(shapes)
                 while len(self._plans) > self._cache_size:
                     self._plans.popitem(last=False)
-            self._plans.move_to_end(key)
-            return plan
+            self._plans.move_to_end(shapes)
+            return ready
+
+    def _make_ready(self, shapes: _Shapes) -> _Ready:
+        given = [port.name for port in self.inputs]
+        plan = self._make_plan(dict(zip(given, shapes, strict=True)))
+        places = {name: place for place, name in enumerate(given)}
+        feeds = tuple((places.get(v.name), v.dtype.numpy) for v in plan.graph.inputs)
+        return _Ready(plan, feeds, tuple(state.name for state in plan.graph.state))
 
     def _make_plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         graph = self._graph.copy()
@@ -331,6 +357,31 @@ class Executable:
         if debug_level() >= 1:
             _log.warning("%s", plan)
         return plan
+
+
+_Shapes = tuple[tuple[int, ...], ...]
+"""Those of an Executable's inputs, in their order."""
+
+
+class _Ready(NamedTuple):
+    """A plan; for each input of its graph, which of the Executable's it is and the dtype that it
+    computes in; and the names of its states."""
+
+    plan: Plan
+    feeds: tuple[tuple[int | None, np.dtype[Any]], ...]
+    states: tuple[str, ...]
+
+
+def _own(array: Array) -> Array:
+    """A copy in memory as kernels read it fastest."""
+    made: Array = aligned(array.size, array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
+
+
+def _rounded(port: Port, result: Array) -> Array:
+    """A result of float64 as what the model says."""
+    return result.astype(np.float32, copy=False) if port.dtype is DType.FLOAT32 else result
 
 
 def _port(value: Value) -> Port:

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnconv.runtime.scaled import Scaled
+
 if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 
-def give_back(data: Array) -> None:
+def give_back(data: Array | Scaled) -> None:
     """Let the system take the pages of `data`, where it is a view of a read-only mapped file.
 
     Contents stay as they are; an array of any other kind is left alone.
     """
+    if isinstance(data, Scaled):
+        data = data.source
     source = _mapping(data)
     if source is None or not hasattr(mmap, "MADV_DONTNEED"):
         return

@@ -19,6 +19,7 @@ import numpy as np
 
 from nnconv.runtime.ops import Cost, cost_of
 from nnconv.runtime.ops.registry import count, subject
+from nnconv.runtime.scaled import Scaled, plain
 from nnconv.schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,12 +127,13 @@ def _last_readers(steps: Sequence[Step]) -> dict[Value, int]:
 def _readable(data: Array, shared: dict[Any, Any]) -> Array:
     """Stored data as numpy and BLAS read it fast: aligned, contiguous, native. Most already is;
     what is not (floats held one by one in an old caffemodel) is copied once for all plans."""
-    if data.flags.aligned and data.flags.c_contiguous and data.dtype.isnative:
+    fine = not isinstance(data, Scaled)
+    if fine and data.flags.aligned and data.flags.c_contiguous and data.dtype.isnative:
         return data
     key = id(data)
     if key not in shared:
         # the original is held too, so that its id stays its own
-        shared[key] = (np.array(data, dtype=data.dtype.newbyteorder("="), order="C"), data)
+        shared[key] = (np.array(plain(data), dtype=data.dtype.newbyteorder("="), order="C"), data)
     return shared[key][0]  # type: ignore[no-any-return]
 
 

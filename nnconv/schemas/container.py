@@ -12,7 +12,6 @@ import os
 import re
 from pathlib import Path
 
-from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from nnconv.schemas import ir_pb2 as ir
@@ -71,6 +70,8 @@ def save(model: Model, path: AnyPath, external: bool = False) -> None:
         weights = Weights()
     with atomic_write(path) as file:
         if text:
+            from google.protobuf import text_format
+
             file.write(text_format.MessageToString(message, as_utf8=True).encode("utf-8"))
             return
         file.write(_head(message, weights.length))
@@ -163,6 +164,8 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def _parse_text(data: memoryview) -> tuple[ir.Model, memoryview]:
+    from google.protobuf import text_format
+
     try:
         message = text_format.Parse(bytes(data).decode("utf-8"), ir.Model())
     except text_format.ParseError as error:

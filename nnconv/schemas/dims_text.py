@@ -8,6 +8,7 @@ factor  = number | name | function "(" sum ("," sum)* ")" | "(" sum ")"
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from nnconv.schemas.dims import MOST_NESTING, Dim, Symbolic, call, is_function
 from nnconv.schemas.errors import InputError
@@ -16,6 +17,7 @@ LONGEST = 10_000
 _TOKEN = re.compile(r"\s*(?:(\d+)|(\w+)|(//|[-+*(),]))")
 
 
+@lru_cache(1024)  # a net writes few formulas many times
 def parse(text: str) -> Dim:
     """The dimension that `text` writes; raises InputError for anything else.
 

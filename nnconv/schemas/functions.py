@@ -224,9 +224,9 @@ def _by_batch_statistics(node: Node) -> Sequence[Value] | None:
 def euclidean_loss(node: Node, mode: str) -> Sequence[Value] | None:
     """sum of (a - b)^2 / (2 N)."""
     graph, a, b = node.graph, node.required(0), node.required(1)
-    if not _are_bound(a, b) or not a.shape:
+    if not are_bound(a, b) or not a.shape:
         return None
-    total = graph.emit("ReduceSumSquare", a - _viewed(b, a.shape), keepdims=0)
+    total = graph.emit("ReduceSumSquare", a - viewed(b, a.shape), keepdims=0)
     return [total / (2.0 * _number(a.shape[0]))]
 
 
@@ -234,10 +234,10 @@ def euclidean_loss(node: Node, mode: str) -> Sequence[Value] | None:
 def softmax_with_loss(node: Node, mode: str) -> Sequence[Value] | None:
     """-sum of log(max(softmax(x)[label], FLT_MIN)) over the labels that count / normalizer."""
     x, label = node.required(0), node.required(1)
-    if not _are_bound(x, label):
+    if not are_bound(x, label):
         return None
     graph, axis = node.graph, node.axis % x.rank
-    labels = _labels(node, axis)
+    labels = labels_of(node, axis)
     shares = graph.emit("Softmax", x, axis=axis)
     chosen = graph.emit("GatherElements", shares, labels.safe, axis=axis)
     smallest = graph.constant(FLT_MIN, x.dtype)
@@ -250,14 +250,14 @@ def softmax_with_loss(node: Node, mode: str) -> Sequence[Value] | None:
 def sigmoid_cross_entropy_loss(node: Node, mode: str) -> Sequence[Value] | None:
     """sum of max(x, 0) - x t + log(1 + exp(-|x|)) over the targets that count / normalizer."""
     graph, x, target = node.graph, node.required(0), node.required(1)
-    if not _are_bound(x, target) or not x.shape:
+    if not are_bound(x, target) or not x.shape:
         return None
-    target = _viewed(target, x.shape)
+    target = viewed(target, x.shape)
     tail = graph.emit("Log", graph.emit("Exp", -graph.emit("Abs", x)) + 1)
     terms = graph.emit("Relu", x) - x * target + tail
     counted = None
     if node.ignore_label is not None:
-        counted = _differs(
+        counted = whole_number_differs(
             graph.emit("Cast", target, to=int(DType.INT64)), node.ignore_label, x.dtype
         )
     return [_normalized(node, terms, counted, _number(x.shape[0]))]
@@ -268,10 +268,10 @@ def accuracy(node: Node, mode: str) -> Sequence[Value] | None:
     """Right where at most top_k scores reach that of the true class; equal scores count against
     it."""
     graph, x = node.graph, node.required(0)
-    if not _are_bound(x, node.required(1)):
+    if not are_bound(x, node.required(1)):
         return None
     axis = node.axis % x.rank
-    labels = _labels(node, axis)
+    labels = labels_of(node, axis)
     mine = graph.emit("GatherElements", x, labels.safe, axis=axis)
     reaching = graph.emit("Cast", graph.emit("GreaterOrEqual", x, mine), to=int(x.dtype))
     rank = graph.emit("ReduceSum", reaching, graph.constant([axis], DType.INT64))
@@ -297,7 +297,7 @@ def _share(part: Value, whole: Value, axes: list[int] | None) -> Value:
     return above / graph.emit("Max", below, graph.constant(1, below.dtype))  # type: ignore[no-any-return]
 
 
-class _Labels:
+class Labels:
     """The labels of a node as int64 with 1 in place of the class axis.
 
     `counted` is 1 where a label counts and 0 where it is to be ignored (None: all count); `safe`
@@ -309,18 +309,18 @@ class _Labels:
         self.counted = counted
 
 
-def _labels(node: Node, axis: int) -> _Labels:
+def labels_of(node: Node, axis: int) -> Labels:
     graph, x = node.graph, node.required(0)
     shape = (*x.known_shape[:axis], 1, *x.known_shape[axis + 1 :])
-    labels = graph.emit("Cast", _viewed(node.required(1), shape), to=int(DType.INT64))
+    labels = graph.emit("Cast", viewed(node.required(1), shape), to=int(DType.INT64))
     if node.ignore_label is None:
-        return _Labels(labels, None)
+        return Labels(labels, None)
     ignored = graph.emit("Equal", labels, graph.constant(node.ignore_label, DType.INT64))
     safe = graph.emit("Where", ignored, graph.constant(0, DType.INT64), labels)
-    return _Labels(safe, _differs(labels, node.ignore_label, x.dtype))
+    return Labels(safe, whole_number_differs(labels, node.ignore_label, x.dtype))
 
 
-def _differs(labels: Value, ignored: int, dtype: DType) -> Value:
+def whole_number_differs(labels: Value, ignored: int, dtype: DType) -> Value:
     """1 where a label is not the ignored one, else 0."""
     graph = labels.graph
     same = graph.emit("Equal", labels, graph.constant(ignored, DType.INT64))
@@ -332,18 +332,25 @@ def _normalized(node: Node, terms: Value, counted: Value | None, outer: int) -> 
     """The sum of the terms that count, divided as LossLayer::GetNormalizer says, by 1 at least."""
     graph = node.graph
     whole = math.prod(map(_number, terms.known_shape))
-    divisors = {"FULL": whole, "VALID": whole, "BATCH_SIZE": outer, "NONE": 1}
+    divisor = normalizer(node, counted, whole, outer)
+    total = graph.emit("ReduceSum", terms if counted is None else terms * counted, keepdims=0)
+    return total / divisor  # type: ignore[no-any-return]
+
+
+def normalizer(node: Node, counted: Value | None, places: int, outer: int) -> Value | float:
+    """What a loss over so many places is divided by: 1 at least."""
+    divisors = {"FULL": places, "VALID": places, "BATCH_SIZE": outer, "NONE": 1}
     if node.normalization not in divisors:
         known = ", ".join(divisors)
         raise InputError(f"normalization must be one of {known}, got '{node.normalization}'")
-    total = graph.emit("ReduceSum", terms if counted is None else terms * counted, keepdims=0)
     if counted is None or node.normalization != "VALID":
-        return total / float(max(divisors[node.normalization], 1))  # type: ignore[no-any-return]
-    valid = graph.emit("ReduceSum", counted, keepdims=0)
-    return total / graph.emit("Max", valid, graph.constant(1, valid.dtype))  # type: ignore[no-any-return]
+        return float(max(divisors[node.normalization], 1))
+    valid = node.graph.emit("ReduceSum", counted, keepdims=0)
+    largest: Value = node.graph.emit("Max", valid, node.graph.constant(1, valid.dtype))
+    return largest
 
 
-def _viewed(value: Value, shape: Shape) -> Value:
+def viewed(value: Value, shape: Shape) -> Value:
     """`value` with another shape of as many elements."""
     if value.shape == shape:
         return value
@@ -353,7 +360,7 @@ def _viewed(value: Value, shape: Shape) -> Value:
     return viewed
 
 
-def _are_bound(*values: Value) -> bool:
+def are_bound(*values: Value) -> bool:
     """Whether all sizes are numbers by now."""
     return all(
         value.shape is not None and all(isinstance(dim, int) for dim in value.shape)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from nnconv.schemas.errors import InputError, UnsupportedError, did_you_mean
@@ -91,7 +91,7 @@ def operators() -> Mapping[str, Operator]:
 def _table() -> dict[str, Operator]:
     from nnconv.schemas import operators_gradients, operators_nnconv
 
-    text = resources.files("nnconv.schemas").joinpath("operators.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("operators.json").read_text(encoding="utf-8")
     table = {name: _decode(name, entry) for name, entry in json.loads(text)["operators"].items()}
     return table | operators_nnconv.OPERATORS | operators_gradients.OPERATORS
 

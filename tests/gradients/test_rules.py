@@ -15,11 +15,16 @@ def ints(*values: int) -> Any:
     return np.array(values, np.int64)
 
 
+def floats(*values: float) -> Any:
+    return np.array(values, np.float32)
+
+
 def labels(*shape: int, classes: int = 4) -> Any:
     return np.random.default_rng(1).integers(0, classes, shape).astype(np.float32)
 
 
 X = (2, 3)
+WITH_ZEROS = np.array([[0.7, 0.0, 1.3, -0.8], [0.0, 0.5, 0.0, 2.0], [1.1, 0.9, 0.4, 0.0]])
 PLANES = (2, 4, 6, 5)
 
 ANYWHERE = [
@@ -63,6 +68,16 @@ CASES: list[Case] = [
     case("Mod", X, np.array(1.5), fmod=1, fixed=(1,), smooth=False),
     case("CumSum", X, np.array(1, np.int64), exclusive=1),
     case("CumSum", X, np.array(0, np.int64), reverse=1),
+    *(
+        case("CumProd", values, np.array(1, np.int64), exclusive=exclusive, reverse=reverse,
+             smooth=values is X)
+        for values in (X, WITH_ZEROS)
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ),
+    case("Einsum", (2, 3), (3, 4), equation="ij,jk->ik"),
+    case("Einsum", (2, 3, 4), (5, 3), (5,), equation="bij, ki, k -> kb"),
+    case("Einsum", (2, 3), (3,), equation="ba,a"),
     case("TopK", (2, 5), ints(2), outputs=2, axis=1),
     # shapes
     case("Reshape", (2, 6), ints(3, -1)),
@@ -79,9 +94,19 @@ CASES: list[Case] = [
     case("Expand", (3, 1), ints(2, 3, 4)),
     case("Tile", X, ints(2, 3)),
     case("Pad", X, ints(1, 0, -1, 2)),
+    *(case("Pad", (4, 3), ints(1, 0, 3, 2), mode=mode) for mode in ("reflect", "edge", "wrap")),
+    case("Pad", (2, 4, 3), ints(2, -1, 0, 1), None, ints(-1, 1), mode="edge"),
     case("Trilu", (3, 4), np.array(1, np.int64), upper=0),
-    case("DepthToSpace", (1, 8, 2, 3), blocksize=2),
-    case("SpaceToDepth", (1, 2, 4, 6), blocksize=2),
+    *(case("DepthToSpace", (1, 8, 2, 3), blocksize=2, mode=mode) for mode in ("DCR", "CRD")),
+    *(case("SpaceToDepth", (1, 2, 4, 6), blocksize=2, mode=mode) for mode in ("DCR", "CRD")),
+    *(
+        case("Resize", (2, 1, 4, 5), None, scales, sizes, mode=mode,
+             coordinate_transformation_mode=place)
+        for mode in ("nearest", "linear")
+        for place in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
+        for scales, sizes in ((floats(1, 1, 2, 0.6), None), (None, ints(2, 1, 3, 9)))
+    ),
+    case("Resize", (3, 4), None, floats(2.5), axes=(1,), nearest_mode="floor"),
     case("nnconv.Hook", X, key=-1),
     case("nnconv.SumTo", (2, 3, 4), ints(3, 1)),
     # indices
@@ -94,6 +119,7 @@ CASES: list[Case] = [
     case("ScatterElements", (4, 3), np.array([[0, 2, 1]], np.int64), (1, 3), reduction="add"),
     case("ScatterND", (4, 3), np.array([[0], [2]], np.int64), (2, 3)),
     case("ScatterND", (4, 3), np.array([[0], [0]], np.int64), (2, 3), reduction="add"),
+    case("ReverseSequence", (4, 2, 3), ints(3, 2)),
     case("Slice", (6, 5), ints(4, 0), ints(0, 4), ints(0, 1), ints(-2, 1)),
     case("Slice", (6, 5), ints(-3), ints(2**31 - 1)),
     case("nnconv.SliceGrad", (2, 3), ints(4, 3), ints(1), ints(3), ints(0)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nnconv.runtime.kernels.conv import (
     Conv,
     Window,
     conv,
-    conv_candidates,
+    every_conv,
     merged_groups,
     pack_bias,
     pack_weights,
@@ -166,7 +167,7 @@ def test_a_known_hard_shape(case: str, target: Target) -> None:
         1, channels, size, size, 1 if channels == 3 else target.lanes, Border(pad, pad, pad, pad)
     )
     y = Array.dense(1, outputs, rows, rows, target.lanes)
-    kernels = conv_candidates(target, x, y, window, activation=Activation("Relu"), count=2)
+    kernels = list(islice(every_conv(target, x, y, window, activation=Activation("Relu")), 2))
     chunked = dataclasses.replace(kernels[0], depth=2, band=1)
     for kernel in (*kernels, chunked):
         check(kernel, 1, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from nnconv.runtime.kernels.arrays import Matrix
 from nnconv.runtime.kernels.conv import pack_bias
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.gemm import (
+    every_gemm,
     gemm,
-    gemm_candidates,
     pack_kernels,
     pack_matrix,
     packed_size,
@@ -119,7 +120,7 @@ def test_a_dense_layer_on_a_small_batch_reads_its_weights_once(rows: int, target
 def test_every_candidate_gives_the_same_product(target: Target) -> None:
     x, b = random((33, 50), 1), random((50, 70), 2)
     want = x.astype(np.float64) @ b
-    for product in gemm_candidates(target, Matrix.dense(33, 50), Matrix.dense(33, 70)):
+    for product in islice(every_gemm(target, Matrix.dense(33, 50), Matrix.dense(33, 70)), 6):
         y = buffer(np.full((33, 70), np.nan))
         run(product, target, buffer(x), buffer(pack_matrix(product, b)), y)
         close(y.reshape(33, 70), want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from nnconv.runtime.devices import jit
 from nnconv.runtime.kernels.arrays import Array, Border
-from nnconv.runtime.kernels.conv import Window, conv_candidates
+from nnconv.runtime.kernels.conv import Window, every_conv
 from nnconv.runtime.kernels.elementwise import Chain, Step, Strided, chain
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.target import KINDS, Target
@@ -43,17 +44,17 @@ def test_an_object_is_compiled_once_and_then_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = relu(101)
-    code = jit.object_code(kernel, jit.host())
+    code = jit.cached([kernel], jit.host())
     (file,) = folder.iterdir()
     monkeypatch.setattr(jit, "emit_object", lambda *_: pytest.fail("compiled again"))
-    assert jit.object_code(kernel, jit.host()) == code
-    assert file.read_bytes().endswith(code)
+    assert jit.cached([kernel], jit.host()) == code
+    assert file.read_bytes().endswith(code[0])
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "foreign"])
 def test_a_corrupt_object_is_compiled_again(harm: str, folder: Path) -> None:
     kernel = relu(200 + len(harm))
-    jit.object_code(kernel, jit.host())
+    jit.cached([kernel], jit.host())
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     broken = bytearray(whole)
@@ -129,7 +130,7 @@ def test_no_tile_that_is_a_candidate_spills(kind: str) -> None:
     target = jit.target(kind)
     x = Array.dense(1, 64, 28, 28, target.lanes, Border(1, 1, 1, 1))
     y = Array.dense(1, 64, 28, 28, target.lanes)
-    for kernel in conv_candidates(target, x, y, Window((3, 3), pad=(1, 1)), count=4):
+    for kernel in islice(every_conv(target, x, y, Window((3, 3), pad=(1, 1))), 4):
         assert jit.vector_spills(jit.assembly(kernel, target)) == 0, kernel.tile
 
 

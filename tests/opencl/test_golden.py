@@ -1,5 +1,6 @@
-"""Real Caffe's results on an OpenCL device: one case a layer type and two nets in every run, all of
-them with NNCONV_FULL=1 (a kernel takes PoCL about half a second when it is new).
+"""Real Caffe's results on an OpenCL device, in both of its forms: one case a layer type and two
+nets in every run, all of them with NNCONV_FULL=1 (a kernel takes PoCL about half a second when it
+is new).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import numpy as np
 import pytest
 
+from nnconv.runtime.devices.opencl import OpenCLDevice
 from nnconv.runtime.executor import compile_model
 from tests.golden.harness import (
     Case,
@@ -41,12 +43,12 @@ def nets() -> list[Case]:
 
 
 @pytest.mark.parametrize("case", layers(), ids=str)
-def test_a_layer_computes_what_caffe_computes(case: Case) -> None:
+def test_a_layer_computes_what_caffe_computes(case: Case, device: OpenCLDevice) -> None:
     arrays = case.arrays()
     model = case.model()
     set_parameters(model, part(arrays, "param"))
     wanted = {name for name in part(arrays, "out") if name not in input_names(model)}
-    executable = compile_model(model, device="opencl", mode=case.phase, outputs=sorted(wanted))
+    executable = compile_model(model, device=device, mode=case.phase, outputs=sorted(wanted))
     for step in range(case.steps):
         results = executable.run(inputs(model, arrays, step))
         check(case, "out", part(arrays, "out", step), results, wanted)
@@ -54,12 +56,12 @@ def test_a_layer_computes_what_caffe_computes(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", nets(), ids=str)
-def test_a_net_computes_what_caffe_computes(case: Case) -> None:
+def test_a_net_computes_what_caffe_computes(case: Case, device: OpenCLDevice) -> None:
     model = case.model()
     set_parameters(model, recipe_parameters(case, model))
     stored = case.arrays()
     wanted = [key[4:] for key in stored if key.startswith("out/")]
-    executable = compile_model(model, device="opencl", mode=case.phase, outputs=wanted)
+    executable = compile_model(model, device=device, mode=case.phase, outputs=wanted)
     results = executable.run(recipe_inputs(case))
     for name in wanted:
         facts = case.entry["arrays"][f"out/{name}"]

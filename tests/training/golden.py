@@ -8,13 +8,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
 
 from nnconv.converter.caffe.reader import import_caffe
-from nnconv.converter.caffe.schema import dialect
+from nnconv.converter.caffe.solver import read_solver
 from nnconv.runtime.training import Trainer
 from nnconv.schemas.graph import Graph, Value
-from nnconv.schemas.training import SOLVERS, Schedule, TrainingSpec
+from nnconv.schemas.training import TrainingSpec
 from tests.golden.harness import Array, Case, cases, layer_types, recipe_parameter, sampled
 from tests.places import shared
 
@@ -32,22 +31,7 @@ def is_covered(case: Case, readers: Any) -> bool:
 
 def read_spec(case: Case) -> TrainingSpec:
     """The solver file as a TrainingSpec."""
-    p: Any = dialect().new("SolverParameter")
-    path = shared("golden", "train", f"{case.name}.solver.prototxt")
-    text_format.Parse(path.read_text("utf-8"), p)
-    kind = p.type if p.HasField("type") or not p.HasField("solver_type") else SOLVERS[_enum(p)]
-    schedule = Schedule(
-        p.base_lr, p.lr_policy, p.gamma, p.power, p.stepsize or 1, tuple(p.stepvalue), p.max_iter
-    )
-    return TrainingSpec(
-        kind, schedule, p.momentum, p.momentum2, p.delta, p.rms_decay, p.weight_decay,
-        p.regularization_type, p.clip_gradients, p.iter_size, p.max_iter,
-    )  # fmt: skip
-
-
-def _enum(p: Any) -> int:
-    """solver_type: SGD 0, NESTEROV 1, ADAGRAD 2, RMSPROP 3, ADADELTA 4, ADAM 5."""
-    return int(p.solver_type)
+    return read_solver(shared("golden", "train", f"{case.name}.solver.prototxt")).spec
 
 
 class Run:

@@ -23,10 +23,11 @@ def is_large(case: Case) -> bool:
     return bool(case.entry["feed"] == "mnist")
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
 @pytest.mark.parametrize("case", COVERED, ids=str)
-def test_a_run_of_caffe_is_repeated(case: Case) -> None:
+def test_a_run_of_caffe_is_repeated(case: Case, device: str) -> None:
     run = Run(case)
-    trainer = Trainer(run.model, solver=run.spec, device="reference")
+    trainer = Trainer(run.model, solver=run.spec, device=device)
     yardstick = case.entry["ulp_yardstick"]
     passes = 0
     while trainer.iteration < (10 if is_large(case) else 50):
@@ -46,8 +47,9 @@ def test_a_run_of_caffe_is_repeated(case: Case) -> None:
                 assert relative_l2(got, reference) <= limit, f"{facts['key']} after {number + 1}"
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
 @pytest.mark.parametrize("case", COVERED, ids=str)
-def test_the_first_gradients_are_those_of_caffe(case: Case) -> None:
+def test_the_first_gradients_are_those_of_caffe(case: Case, device: str) -> None:
     run = Run(case)
     seen: dict[str, Array] = {}
     if run.spec.iter_size > 1:  # the record is of one pass
@@ -55,7 +57,7 @@ def test_the_first_gradients_are_those_of_caffe(case: Case) -> None:
     trainer = Trainer(
         run.model,
         solver=run.spec,
-        device="reference",
+        device=device,
         on_gradient=seen.setdefault,  # type: ignore[arg-type]
     )
     trainer.step(run.batch(0))

@@ -1,7 +1,7 @@
 """Trains a tiny net in child processes that are killed (-9) at random moments, resumed, and killed
 again; prints where each was killed, and digests of what came out. Run by test_kill.py.
 
-    python endless_kill.py FOLDER KILLS SOLVER
+    python endless_kill.py FOLDER KILLS SOLVER DEVICE
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from nnconv.schemas.graph import Model
 from tests.training_loop.nets import clusters, tiny_net
 
 
-def session(folder: Path, solver: str) -> Session:
+def session(folder: Path, solver: str, device: str) -> Session:
     if (folder / SETTINGS).exists():
         return reopen(folder, clusters())
     settings = Settings(
         solver=solver, solver_settings={"lr": 0.01, "policy": "step", "stepsize": 7},
-        epochs=20, batch=8, val=0.2, seed=3, device="reference", every=2, report=3,
+        epochs=20, batch=8, val=0.2, seed=3, device=device, every=2, report=3,
     )  # fmt: skip
     begun = Session(tiny_net(), clusters(), settings, folder)
     begun.begin()
@@ -43,16 +43,21 @@ def digest(model: Model) -> str:
     return held.hexdigest()
 
 
-def _train_and_leave(folder: Path, solver: str) -> NoReturn:
+def kept(folder: Path) -> str:
+    """All that the last checkpoint holds: parameters, the solver's arrays, where it stood."""
+    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+
+
+def _train_and_leave(folder: Path, solver: str, device: str) -> NoReturn:
     try:
-        session(folder, solver).train()
+        session(folder, solver, device).train()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def killed_run(folder: Path, solver: str, kills: int) -> list[int]:
+def killed_run(folder: Path, solver: str, device: str, kills: int) -> list[int]:
     """Children train until one comes to the end; the first `kills` are killed. What iteration the
     checkpoint was of after each.
     """
@@ -62,7 +67,7 @@ def killed_run(folder: Path, solver: str, kills: int) -> list[int]:
         before = stamp(folder)
         child = os.fork()
         if child == 0:
-            _train_and_leave(folder, solver)
+            _train_and_leave(folder, solver, device)
         if len(found) < kills:
             if len(found) % 4:  # every fourth is killed while it starts
                 wait_for_progress(folder, before)
@@ -89,12 +94,15 @@ def wait_for_progress(folder: Path, before: int) -> None:
 
 
 def main() -> None:
-    root, kills, solver = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    iterations = killed_run(root / "killed", solver, kills)
-    results = [
-        session(folder, solver).train().model for folder in (root / "killed", root / "whole")
-    ]
-    found = {"iterations": iterations, "digests": [digest(model) for model in results]}
+    root, kills, solver, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    iterations = killed_run(root / "killed", solver, device, kills)
+    ended = [session(root / name, solver, device) for name in ("killed", "whole")]
+    results = [run.train().model for run in ended]
+    found = {
+        "iterations": iterations,
+        "digests": [digest(model) for model in results],
+        "checkpoints": [kept(root / name) for name in ("killed", "whole")],
+    }
     sys.stdout.write(json.dumps(found))
 
 

@@ -20,11 +20,14 @@ from tests.training_loop.nets import clusters, tiny_net
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NNCONV_DEVICE": "reference"}
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
 @pytest.mark.parametrize("solver", ["adam", "nesterov"])
-def test_twenty_kills_change_not_a_bit(tmp_path: Path, solver: str) -> None:
+def test_twenty_kills_change_not_a_bit(tmp_path: Path, solver: str, device: str) -> None:
+    """Parameters, momenta and the loss curve of a run that was killed so often, and of one that
+    was not."""
     program = [sys.executable, "-m", "tests.training_loop.endless_kill"]
     done = subprocess.run(
-        [*program, str(tmp_path), "20", solver], env=ENVIRONMENT, cwd=REPOSITORY,
+        [*program, str(tmp_path), "20", solver, device], env=ENVIRONMENT, cwd=REPOSITORY,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -32,6 +35,7 @@ def test_twenty_kills_change_not_a_bit(tmp_path: Path, solver: str) -> None:
     assert len(found["iterations"]) == 20
     assert found["iterations"] == sorted(found["iterations"])  # nothing is ever lost again
     assert found["digests"][0] == found["digests"][1]
+    assert found["checkpoints"][0] == found["checkpoints"][1]
     runs = [read_metrics(tmp_path / name) for name in ("killed", "whole")]
     figures = [
         [(r["kind"], r["iteration"], r["epoch"], r["loss"], r.get("lr")) for r in run]

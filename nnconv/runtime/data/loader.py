@@ -7,6 +7,7 @@ about a sample, so one number, that of the next batch, is all there is to resume
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 AHEAD = 8  # batches at most that wait for the step
 MEMORY = 256 << 20  # bytes that they may take together
+_QUICK = 400e-6  # seconds; handing a batch from thread to thread may take as long
+_QUICK_READS, _SLOW_READS = 32, 3  # a single slow one may be the first of its epoch
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -78,16 +81,21 @@ class Loader:
         """Training batch `number`, counted from 0; the same whenever and wherever it is asked
         for.
         """
-        count = len(self.dataset)
-        positions = np.arange(number * self.batch, (number + 1) * self.batch)
-        epochs, places = positions // count, positions % count
+        epochs, places = self._places(number)
         indices = places
         if self._shuffle:
-            borders = np.flatnonzero(np.diff(epochs)) + 1
-            parts = zip(np.split(epochs, borders), np.split(places, borders), strict=True)
-            indices = np.concatenate([self._order(int(e[0]))[p] for e, p in parts])
-        words = _words(self._variations, epochs, indices)
+            borders = np.flatnonzero(epochs[1:] != epochs[:-1]) + 1
+            starts = (0, *borders.tolist())
+            parts = [slice(*ends) for ends in zip(starts, (*starts[1:], None), strict=True)]
+            found = [self._order(int(epochs[p.start]))[places[p]] for p in parts]
+            indices = found[0] if len(found) == 1 else np.concatenate(found)
+        words = _words(self._variations, epochs, indices) if self._transforms else None
         return self._prepared(indices, words)
+
+    def _places(self, number: int) -> tuple[Array, Array]:
+        """Epoch and place in it of each sample of a batch."""
+        positions = np.arange(number * self.batch, (number + 1) * self.batch)
+        return np.divmod(positions, len(self.dataset))
 
     def stream(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """Training batches `start` up to `stop` (None: for ever), read ahead by the workers."""
@@ -116,23 +124,59 @@ class Loader:
     def _ahead(
         self, read: Callable[[int], Batch], start: int, stop: int | None
     ) -> Generator[Batch]:
-        """Batches in order while others are being read; an error comes with the batch it is in."""
+        """Batches in order while others are being read; an error comes with the batch it is in.
+
+        Where that proves to take less time than handing batches from thread to thread, they are
+        read when asked for.
+        """
+        following = start
+        while stop is None or following < stop:
+            following = yield from self._by_workers(read, following, stop)
+            following = yield from _at_once(read, following, stop)
+
+    def _by_workers(
+        self, read: Callable[[int], Batch], start: int, stop: int | None
+    ) -> Generator[Batch, None, int]:
+        """Batches up to `stop`, or till most have been quick to read; what comes next."""
         pool = ThreadPoolExecutor(self.workers, "nnconv-data")
-        waiting: deque[Future[Batch]] = deque()
-        depth, following = self.workers, start
+        waiting: deque[Future[tuple[Batch, float]]] = deque()
+        depth, following, quick = self.workers, start, 0
         try:
             while True:
-                while len(waiting) < depth and (stop is None or following < stop):
-                    waiting.append(pool.submit(read, following))
+                more = quick < _QUICK_READS and (stop is None or following < stop)
+                if more and len(waiting) < depth:
+                    waiting.append(pool.submit(_timed, read, following))
                     following += 1
+                    continue
                 if not waiting:
-                    return
-                batch = waiting.popleft().result()
+                    return following
+                batch, seconds = waiting.popleft().result()
+                quick = quick + 1 if seconds < _QUICK else max(0, quick - 4)
                 size = sum(array.nbytes for array in batch.values())
                 depth = max(1, min(self.ahead, MEMORY // max(1, size)))
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _at_once(
+    read: Callable[[int], Batch], start: int, stop: int | None
+) -> Generator[Batch, None, int]:
+    """Batches up to `stop`, or till several in a row were slow to read; what comes next."""
+    following, slow = start, 0
+    while slow < _SLOW_READS and (stop is None or following < stop):
+        batch, seconds = _timed(read, following)
+        slow = slow + 1 if seconds > _QUICK else 0
+        following += 1
+        yield batch
+    return following
+
+
+def _timed(read: Callable[[int], Batch], number: int) -> tuple[Batch, float]:
+    """A batch, and the seconds that reading it took."""
+    began = time.perf_counter()
+    batch = read(number)
+    return batch, time.perf_counter() - began
 
 
 def _words(stream: int, epochs: Array, indices: Array) -> Array:

@@ -47,13 +47,15 @@ class Settings:
 
     `winograd` allows F(2x2,3x3) or F(4x4,3x3) for convolutions, 0 neither; `tune` chooses among
     kernels by timing them. `in_place` lets a program write a state's next value over the array that
-    it is given, and hand that array back.
+    it is given, and hand that array back. With `recycle` a program whose `recycles` is true is
+    given `spares` too: an array for every state, to write its next value in and hand it back.
     """
 
     threads: int | None = None
     winograd: int = 4
     tune: bool = False
     in_place: bool = False
+    recycle: bool = False
     shared: dict[Any, Any] = field(default_factory=dict)
 
 

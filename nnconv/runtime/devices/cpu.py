@@ -7,17 +7,20 @@ arena, the tables of addresses) is a `_Frame`, and each call takes a free one or
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nnconv.runtime.devices import jit
 from nnconv.runtime.devices.base import Device, DeviceInfo, Program, Settings, Step
-from nnconv.runtime.devices.jobs import Job, JobTable, aligned
+from nnconv.runtime.devices.jobs import Job, JobTable, aligned, default_threads
+from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch, lower
 from nnconv.runtime.lowering.layout import Buffer, Floats, Home, numpy_view
 from nnconv.runtime.lowering.pack import Store
@@ -30,6 +33,20 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 _MOST_FRAMES = 16  # kept for later calls; more exist only while more callers run at once
+
+Addressed = tuple[Kernel, tuple[int, ...]]
+"""A kernel with the addresses of its arguments."""
+
+
+class Runnable(Protocol):
+    """A table of jobs. `run` gives the seconds it took where the device has a clock of its own."""
+
+    def rebind(self, place: int, address: int) -> None: ...
+
+    def run(self) -> float | None: ...
+
+
+Make = Callable[[Sequence[Addressed], Sequence[Any]], Runnable]
 
 
 class CpuDevice:
@@ -46,38 +63,53 @@ class CpuDevice:
     def lower(self, graph: Graph, settings: Settings) -> Program:
         target = jit.host()
         tuner = Tuner(target, settings.tune)
-        lowered = lower(graph, settings, target, Store(settings.shared), tuner, by_image=True)
+        store = Store(settings.shared, settings.threads or default_threads())
+        lowered = lower(graph, settings, target, store, tuner, by_image=True)
         return CpuProgram(lowered, settings.threads or 0)
 
 
 class CpuProgram:
     """A plan on the cpu device."""
 
+    recycles = True
+
     def __init__(self, lowered: Lowered, threads: int) -> None:
         self.steps: Sequence[Step] = lowered.steps
         self.peak_bytes = 4 * lowered.arena
         self._lowered = lowered
         self._threads = threads
-        kernels = [
-            job.kernel
-            for stage in lowered.stages
-            if isinstance(stage, Stretch)
-            for job in stage.jobs
-        ]
-        codes = jit.load_all(kernels)
-        self._codes = {kernel.digest: code for kernel, code in zip(kernels, codes, strict=True)}
+        self._spares = _spares(lowered)
+        self.prepare(
+            [
+                job.kernel
+                for stage in lowered.stages
+                if isinstance(stage, Stretch)
+                for job in stage.jobs
+            ]
+        )
         self._free: list[_Frame] = []
         self._lock = threading.Lock()
+
+    def prepare(self, kernels: Sequence[Kernel]) -> None:
+        codes = jit.load_all(kernels)
+        self._codes = {kernel.digest: code for kernel, code in zip(kernels, codes, strict=True)}
+
+    def table(self, jobs: Sequence[Addressed], owners: Sequence[Any]) -> Runnable:
+        """What runs these jobs in order; the arrays in their addresses live as long."""
+        ready = [Job(self._codes[k.digest], at, k.total, k.chunk) for k, at in jobs]
+        return JobTable(ready, self._threads, owners)
 
     def __call__(
         self,
         arrays: Sequence[Array | None],
         step: int,
         watch: Callable[[Step, float], None] | None = None,
+        spares: Sequence[Array] = (),
     ) -> list[Array]:
         frame = self._take()
         try:
-            return frame.run(arrays, step, watch)
+            given = [(slot, spares[number]) for number, slot in self._spares] if spares else []
+            return frame.run(arrays, step, watch, given)
         finally:
             with self._lock:
                 if len(self._free) < _MOST_FRAMES:
@@ -87,17 +119,18 @@ class CpuProgram:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        return _Frame(self._lowered, self._codes, self._threads)
+        # weakly: a program that frames hold would only go with the next collection of garbage
+        return _Frame(self._lowered, weakref.WeakMethod(self.table))
 
 
 class _Table:
-    """Jobs of a stretch as a JobTable, and which of their addresses change from run to run."""
+    """Jobs of a stretch with addresses, and which of those change from run to run."""
 
     def __init__(
-        self, jobs: Sequence[KernelJob], codes: dict[str, jit.Code], arena: Floats, threads: int
+        self, jobs: Sequence[KernelJob], arena: Floats, make: Make, lasting: Collection[int]
     ) -> None:
         bound: dict[int, list[tuple[int, int]]] = {}
-        ready = []
+        ready: list[Addressed] = []
         place = 0
         for job in jobs:
             addresses = []
@@ -106,26 +139,43 @@ class _Table:
                     bound.setdefault(operand.buffer.slot, []).append((place, 4 * operand.offset))
                 place += 1
                 addresses.append(_address(operand.buffer, arena) + 4 * operand.offset)
-            kernel = job.kernel
-            code = codes[kernel.digest]
-            ready.append(Job(code, tuple(addresses), kernel.total, kernel.chunk))
+            ready.append((job.kernel, tuple(addresses)))
         stored = [o.buffer.data for job in jobs for o in job.operands if o.buffer.data is not None]
-        self._table = JobTable(ready, threads, [arena, *stored])
-        self._bound = [(slot, *np.array(found, np.int64).T.copy()) for slot, found in bound.items()]
-        self._seen: list[Any] = [_nothing] * len(self._bound)
+        self._table = make(ready, [arena, *stored])
+        self._bound = [_Bound(slot, places) for slot, places in bound.items()]
+        self._lasting = [b for b in self._bound if b.slot in lasting]
+        self._passing = [b for b in self._bound if b.slot not in lasting]
+        self._slots = [b.slot for b in self._lasting]
+        self._seen: list[Any] = [None] * len(self._lasting)
 
-    def run(self, values: list[Any]) -> None:
-        """Arrays that are those of the last run (states, mostly) keep their addresses."""
-        for number, (slot, places, offsets) in enumerate(self._bound):
-            array = values[slot]
-            if self._seen[number]() is not array:
-                self._table.rebind(places, offsets + array.ctypes.data)
-                self._seen[number] = weakref.ref(array)
-        self._table.run()
+    def run(self, values: list[Any]) -> float | None:
+        """Arrays that are those of the last run keep their addresses."""
+        lasting = [values[slot] for slot in self._slots]
+        if not all(map(operator.is_, lasting, self._seen)):
+            self._seen = lasting
+            for bound in self._lasting:
+                self._bind(bound, values)
+        for bound in self._passing:
+            if bound.seen() is not values[bound.slot]:
+                self._bind(bound, values)
+                bound.seen = weakref.ref(values[bound.slot])
+        return self._table.run()
+
+    def _bind(self, bound: _Bound, values: list[Any]) -> None:
+        array = values[bound.slot] = _readable(values[bound.slot])
+        address = array.__array_interface__["data"][0]  # a third of the time of .ctypes
+        for place, offset in bound.places:
+            self._table.rebind(place, address + offset)
 
 
-def _nothing() -> None:
-    """A weak reference to what is gone."""
+@dataclass(slots=True)
+class _Bound:
+    """A slot, the arguments that lie in its array with their bytes from its start, and the array
+    that they were last given."""
+
+    slot: int
+    places: list[tuple[int, int]]
+    seen: Callable[[], Any] = lambda: None
 
 
 def _address(buffer: Buffer, arena: Floats) -> int:
@@ -137,44 +187,48 @@ def _address(buffer: Buffer, arena: Floats) -> int:
 class _Frame:
     """The memory of one run at a time, and the plan's jobs bound to it."""
 
-    def __init__(self, lowered: Lowered, codes: dict[str, jit.Code], threads: int) -> None:
+    def __init__(self, lowered: Lowered, make: Callable[[], Make | None]) -> None:
         self._lowered = lowered
-        self._codes = codes
-        self._threads = threads
+        self._make = make
         self._arena = aligned(lowered.arena, fill=0.0)  # borders are zero from here on
-        self._tables: dict[int, list[tuple[int | None, _Table]]] = {}
-        self._watched: dict[int, list[tuple[int | None, _Table]]] = {}
+        self._tables: dict[tuple[int, bool, bool], list[tuple[int | None, _Table]]] = {}
+        self._odd = False  # recycled states change places from run to run: each has its own tables
         self._views = {
             number: [_view(read, self._arena) for read in stage.reads]
             for number, stage in enumerate(lowered.stages)
             if isinstance(stage, HostCall)
         }
-        self._readers = {
-            number: _slots_read(stage)
-            for number, stage in enumerate(lowered.stages)
-            if isinstance(stage, Stretch)
-        }
+        self._lasting = _lasting(lowered)
+        self._results = [(result.slot, result.copy) for result in lowered.results]
+        self._empty: list[Any] = [None] * lowered.slots
+        for slot, data in lowered.stored.items():
+            self._empty[slot] = data
 
     def run(
         self,
         arrays: Sequence[Array | None],
         step: int,
         watch: Callable[[Step, float], None] | None,
+        spares: Sequence[tuple[int, Array]],
     ) -> list[Array]:
         lowered = self._lowered
-        values: list[Any] = [None] * lowered.slots
-        for slot, data in lowered.stored.items():
-            values[slot] = data
+        self._odd = bool(spares) and not self._odd
+        values = self._empty.copy()
         for slot, array in zip(lowered.feeds, arrays, strict=True):
             values[slot] = array
+        for slot, array in spares:
+            values[slot] = array
         for slot, sizes in lowered.fresh.items():
-            values[slot] = np.empty(sizes, np.float32)
+            if values[slot] is None:
+                values[slot] = np.empty(sizes, np.float32)
         for number, stage in enumerate(lowered.stages):
             if isinstance(stage, HostCall):
                 self._call(number, stage, values, step, watch)
             else:
                 self._run(number, stage, values, watch)
-        return [_result(values[r.slot], r.copy) for r in lowered.results]
+        return [
+            values[slot].copy(order="C") if copy else values[slot] for slot, copy in self._results
+        ]
 
     def _run(
         self,
@@ -183,20 +237,24 @@ class _Frame:
         values: list[Any],
         watch: Callable[[Step, float], None] | None,
     ) -> None:
-        for slot in self._readers[number]:
-            values[slot] = _readable(values[slot])
-        known = self._tables if watch is None else self._watched
-        if number not in known:
-            known[number] = self._build(stretch, split=watch is not None)
+        which = number, watch is not None, self._odd
+        tables = self._tables.get(which)
+        if tables is None:
+            tables = self._tables[which] = self._build(stretch, split=watch is not None)
+        if watch is None:
+            for _, table in tables:
+                table.run(values)
+            return
         spent: dict[int, float] = {}  # a step that is done image by image has several tables
-        for mark, table in known[number]:
+        for mark, table in tables:
             started = time.perf_counter()
-            table.run(values)
+            seconds = table.run(values)
+            if seconds is None:
+                seconds = time.perf_counter() - started
             if mark is not None:
-                spent[mark] = spent.get(mark, 0.0) + time.perf_counter() - started
-        if watch is not None:
-            for mark, seconds in spent.items():
-                watch(self._lowered.steps[mark], seconds)
+                spent[mark] = spent.get(mark, 0.0) + seconds
+        for mark, seconds in spent.items():
+            watch(self._lowered.steps[mark], seconds)
 
     def _build(self, stretch: Stretch, split: bool) -> list[tuple[int | None, _Table]]:
         """The stretch as one table, or as one for each of its steps."""
@@ -210,7 +268,9 @@ class _Frame:
         return found
 
     def _table(self, jobs: Sequence[KernelJob]) -> _Table:
-        return _Table(jobs, self._codes, self._arena, self._threads)
+        make = self._make()
+        assert make is not None
+        return _Table(jobs, self._arena, make, self._lasting)
 
     def _call(
         self,
@@ -255,9 +315,20 @@ def _host_array(view: Any, values: list[Any]) -> Any:
     return view
 
 
-def _slots_read(stretch: Stretch) -> list[int]:
-    buffers = (operand.buffer for job in stretch.jobs for operand in job.operands)
-    return sorted({buffer.slot for buffer in buffers if buffer.home is Home.HOST})
+def _lasting(lowered: Lowered) -> set[int]:
+    """The slots of states: their arrays stay, so that a plan may hold them."""
+    first = len(lowered.results) - lowered.states
+    written = {result.slot for result in lowered.results[first:]}
+    return {*lowered.feeds[len(lowered.feeds) - lowered.states :], *written}
+
+
+def _spares(lowered: Lowered) -> list[tuple[int, int]]:
+    """(state, slot) of the states whose next value is computed right in an array of its own, which
+    may then be one that the caller spares."""
+    outputs = len(lowered.results) - lowered.states
+    shown = {result.slot for result in lowered.results[:outputs]}
+    made = ((n, result.slot) for n, result in enumerate(lowered.results[outputs:]))
+    return [(n, slot) for n, slot in made if slot in lowered.fresh and slot not in shown]
 
 
 def _readable(array: Array) -> Array:
@@ -265,10 +336,6 @@ def _readable(array: Array) -> Array:
     if array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.array(array, order="C")
-
-
-def _result(array: Array, copy: bool) -> Array:
-    return array.copy(order="C") if copy else array
 
 
 def devices() -> list[DeviceInfo]:

@@ -1,27 +1,33 @@
-"""From LLVM IR text to callable addresses: target machine, short pipeline, object cache on disk.
+"""From LLVM IR text to callable addresses: target machine, short pipeline, cache on disk.
 
-A kernel is compiled once a machine: its object (2-4 KB) is kept under the hash of everything that
-decided its bytes, and the next process loads it without printing or parsing any IR. llvmlite is
-imported on first use; where it is absent `require` says so in one line.
+A kernel is compiled once a machine: its code (2-4 KB) is kept under the hash of everything that
+decided its bytes, and the next process loads it without printing or parsing any IR; where code can
+be linked ahead (image.py), without llvmlite. That is imported where something is to be compiled;
+where it is absent `require` says so in one line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
+import json
 import os
 import platform
 import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nnconv.runtime.devices import image
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.llvm import llvm_text
 from nnconv.runtime.kernels.target import KINDS, Target
@@ -82,9 +88,37 @@ def host() -> Target:
     """This machine. NNCONV_CPU=avx512|avx2|sse|neon forces a lesser kind (for tests and
     comparisons).
     """
+    forced = os.environ.get("NNCONV_CPU", "")
+    return target(forced) if forced else _this_machine()
+
+
+def target(kind: str) -> Target:
+    """One of the known kinds of processor, with this machine's triple where the kind names none."""
+    if kind not in KINDS:
+        hint = f"known are {', '.join(KINDS)} (see NNCONV_CPU)"
+        raise InputError(f"unknown kind of processor {kind!r}", hint=hint)
+    chosen = KINDS[kind]
+    return chosen if chosen.triple else replace(chosen, triple=_this_machine().triple)
+
+
+@functools.cache
+def _this_machine() -> Target:
+    """What LLVM makes of this processor: asked once, and kept beside the kernels."""
+    identity = _identity()
+    if identity is None:
+        return _asked()
+    key = hashlib.sha256("\n".join((_generator(), toolchain(), identity)).encode()).hexdigest()
+    path = cache_folder().parent / "processors" / key
+    known = read_object(path)
+    if known is None:
+        found = _asked()
+        write_object(path, json.dumps(asdict(found)).encode())
+        return found
+    return Target(**json.loads(known))
+
+
+def _asked() -> Target:
     llvm = require()
-    if forced := os.environ.get("NNCONV_CPU", ""):
-        return target(forced)
     features = llvm.get_host_cpu_features()
     kind = KINDS[_host_kind({name for name, present in features.items() if present})]
     return replace(
@@ -95,13 +129,20 @@ def host() -> Target:
     )
 
 
-def target(kind: str) -> Target:
-    """One of the known kinds of processor, with this machine's triple where the kind names none."""
-    if kind not in KINDS:
-        hint = f"known are {', '.join(KINDS)} (see NNCONV_CPU)"
-        raise InputError(f"unknown kind of processor {kind!r}", hint=hint)
-    chosen = KINDS[kind]
-    return chosen if chosen.triple else replace(chosen, triple=require().get_process_triple())
+# Of one core, in /proc/cpuinfo: what may differ from core to core or from moment to moment.
+_CHANGING = ("processor", "cpu MHz", "bogomips", "apicid", "initial apicid", "core id", "BogoMIPS")
+
+
+def _identity() -> str | None:
+    """Words that differ where processors do, or None where nothing short of LLVM can tell."""
+    try:
+        with Path("/proc/cpuinfo").open("rb", buffering=0) as file:
+            text = file.read(1 << 14).decode("ascii", "replace")
+    except OSError:
+        return None
+    first = text.partition("\n\n")[0].splitlines()
+    lines = [line for line in first if line.partition("\t")[0].rstrip(": ") not in _CHANGING]
+    return "\n".join([platform.machine(), *lines]) if len(lines) > 2 else None
 
 
 def _host_kind(features: set[str]) -> str:
@@ -122,18 +163,56 @@ def _host_kind(features: set[str]) -> str:
 
 
 @functools.cache
-def _machine(target: Target) -> Any:
+def toolchain() -> str:
+    """Which llvmlite this is, told by its files: importing it costs 60 MB."""
+    spec = find_spec("llvmlite")
+    if spec is None or spec.origin is None:
+        return str(require().llvm_version_info)
+    folder = Path(spec.origin).parent
+    with contextlib.suppress(OSError):
+        found = [(folder / "_version.py").read_text("utf-8")]
+        entries = [entry for entry in os.scandir(folder / "binding") if "llvmlite" in entry.name]
+        found += [f"{entry.name} {entry.stat().st_size}" for entry in entries]
+        return "\n".join(sorted(found))
+    return str(require().llvm_version_info)
+
+
+def _new_machine(target: Target) -> Any:
     kind = require().Target.from_triple(target.triple)
     return kind.create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="default"
     )
 
 
+_machines: dict[Target, list[Any]] = {}
+
+
+@contextlib.contextmanager
+def _machine(target: Target) -> Iterator[Any]:
+    """A target machine for this thread alone; it is kept for the next that asks."""
+    free = _machines.setdefault(target, [])
+    try:
+        machine = free.pop()
+    except IndexError:
+        machine = _new_machine(target)
+    yield machine
+    free.append(machine)
+
+
 @functools.cache
-def _pass_builder(target: Target) -> Any:
-    """One a process: each leaves 1.5 kB behind (llvmlite 0.50)."""
+def _passes(target: Target) -> tuple[Any, Any]:
+    """A pass manager and its builder, once a process: each leaves something behind (llvmlite 0.50:
+    0.2 and 1.5 kB). Threads may share them, as llvmlite runs passes one at a time.
+    """
     options = require().create_pipeline_tuning_options(speed_level=2)
-    return require().create_pass_builder(_machine(target), options)
+    manager = require().create_new_module_pass_manager()
+    manager.add_sroa_pass()
+    return manager, require().create_pass_builder(_new_machine(target), options)
+
+
+@functools.cache
+def _data_layout(target: Target) -> str:
+    return str(_new_machine(target).target_data)
 
 
 def ir(source: Source, target: Target) -> str:
@@ -151,25 +230,48 @@ def _optimised(source: Source, target: Target) -> Any:
     except RuntimeError as error:
         raise InternalError(f"LLVM refuses the source of kernel {source.name}: {error}") from None
     module.triple = target.triple
-    module.data_layout = str(_machine(target).target_data)
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_sroa_pass()
-    passes.run(module, _pass_builder(target))
+    module.data_layout = _data_layout(target)
+    manager, builder = _passes(target)
+    manager.run(module, builder)
     return module
 
 
 def emit_object(source: Source, target: Target) -> bytes:
     """Object code for any target, also for machines that are not here."""
-    with _LOCK:
-        code: bytes = _machine(target).emit_object(_optimised(source, target))
-        return code
+    module = _optimised(source, target)
+    with _machine(target) as machine:
+        return _emit(machine, module)
 
 
 def assembly(source: Source, target: Target) -> str:
     """Assembly text, for people and for `vector_spills`."""
-    with _LOCK:
-        text: str = _machine(target).emit_assembly(_optimised(source, target))
+    module = _optimised(source, target)
+    with _machine(target) as machine:
+        text: str = machine.emit_assembly(module)
         return text
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """`machine.emit_object(module)`, which takes four fifths of a compilation, without llvmlite's
+    lock around all of LLVM: module and machine belong to this thread alone.
+    """
+    lib, error = require().ffi.lib, ctypes.c_char_p()
+    memory = _unlocked()(machine, module, 1, ctypes.byref(error))
+    if not memory:
+        raise InternalError(f"LLVM cannot compile a kernel: {(error.value or b'').decode()}")
+    try:
+        return ctypes.string_at(lib.LLVMPY_GetBufferStart(memory), lib.LLVMPY_GetBufferSize(memory))
+    finally:
+        lib.LLVMPY_DisposeMemoryBuffer(memory)
+
+
+@functools.cache
+def _unlocked() -> Any:
+    lib = require().ffi.lib
+    emit = ctypes.CDLL(lib._name, handle=lib._handle).LLVMPY_TargetMachineEmitToMemory
+    known = lib.LLVMPY_TargetMachineEmitToMemory
+    emit.argtypes, emit.restype = known.argtypes, known.restype
+    return emit
 
 
 _SPILLS = {
@@ -216,12 +318,12 @@ def _generator() -> str:
 
 def cache_key(source: Source, target: Target) -> str:
     """Everything that decides an object's bytes."""
-    version = ".".join(map(str, require().llvm_version_info))
-    parts = (source.name, source.digest, _generator(), repr(target), version)
+    form = "image" if image.supported() else "object"
+    parts = (source.name, source.digest, _generator(), repr(target), toolchain(), form)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _read_object(path: Path) -> bytes | None:
+def read_object(path: Path) -> bytes | None:
     """The object in a cache file, or None where the file is absent, cut or altered."""
     try:
         data = path.read_bytes()
@@ -234,7 +336,7 @@ def _read_object(path: Path) -> bytes | None:
     return code
 
 
-def _write_object(path: Path, code: bytes) -> None:
+def write_object(path: Path, code: bytes) -> None:
     """Whole or not at all; a folder that cannot be written costs speed at the next start, nothing
     else.
     """
@@ -250,14 +352,29 @@ def _write_object(path: Path, code: bytes) -> None:
             raise
 
 
-def object_code(source: Source, target: Target) -> bytes:
-    """The object of a kernel: from the cache, or compiled and put there."""
-    path = cache_folder() / f"{cache_key(source, target)}.o"
-    code = _read_object(path)
-    if code is None:
-        code = emit_object(source, target)
-        _write_object(path, code)
-    return code
+def compiled(source: Source, target: Target) -> bytes:
+    """A kernel's code as the cache keeps it: linked ahead where this machine can map it so, else
+    an object.
+    """
+    code = emit_object(source, target)
+    linked = image.link(code) if image.supported() else None
+    return code if linked is None else linked.to_bytes()
+
+
+def cached(sources: Sequence[Source], target: Target) -> list[bytes]:
+    """The code of kernels: from the cache, or compiled, on all cores, and put there."""
+    paths = [cache_folder() / f"{cache_key(source, target)}.o" for source in sources]
+    found = [read_object(path) for path in paths]
+    missing = [number for number, code in enumerate(found) if code is None]
+    if missing:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        _passes(target)  # made here once, instead of by all at once
+        with ThreadPoolExecutor(min(cores or 1, len(missing))) as pool:
+            made = pool.map(lambda number: compiled(sources[number], target), missing)
+            for number, code in zip(missing, made, strict=True):
+                found[number] = code
+                write_object(paths[number], code)
+    return [code for code in found if code is not None]
 
 
 # -- loading
@@ -268,10 +385,10 @@ class Code:
     to.
     """
 
-    def __init__(self, name: str, addresses: dict[str, int], engine: Any) -> None:
+    def __init__(self, name: str, addresses: dict[str, int], owner: object) -> None:
         self.name = name
         self.addresses = addresses
-        self._engine = engine
+        self._owner = owner
 
     @property
     def address(self) -> int:
@@ -308,11 +425,29 @@ def load_all(sources: Iterable[Source], target: Target | None = None) -> list[Co
 
 
 def _load(sources: list[Source], target: Target) -> list[Code]:
+    images, objects = {}, {}
+    for source, code in zip(sources, cached(sources, target), strict=True):
+        linked = image.Image.from_bytes(code)
+        if linked is None:
+            objects[source] = code
+        else:
+            images[source] = linked
+    codes = _load_images(images) | _load_objects(objects, target)
+    return [codes[source] for source in sources]
+
+
+def _load_images(images: dict[Source, image.Image]) -> dict[Source, Code]:
+    home = image.load(list(images.values()))
+    pairs = zip(images, home.addresses, strict=True)
+    return {source: Code(source.name, addresses, home) for source, addresses in pairs}
+
+
+def _load_objects(objects: dict[Source, bytes], target: Target) -> dict[Source, Code]:
     """In an engine of their own. LLVM's newer linker (LLJIT) keeps some 9 kB of each library that
     was unloaded; an engine gives everything back.
     """
-    if not sources:
-        return []
+    if not objects:
+        return {}
     llvm = require()
     empty = llvm.parse_assembly("")
     empty.triple = target.triple
@@ -320,11 +455,10 @@ def _load(sources: list[Source], target: Target) -> list[Code]:
         cpu=target.cpu, features=target.features, reloc="pic", codemodel="jitdefault", jit=True
     )
     engine = llvm.create_mcjit_compiler(empty, own)
-    for source in sources:
-        image = object_code(source, target)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(image))
+    for code in objects.values():
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return [Code(s.name, _addresses(engine, s), engine) for s in sources]
+    return {source: Code(source.name, _addresses(engine, source), engine) for source in objects}
 
 
 def _addresses(engine: Any, source: Source) -> dict[str, int]:

@@ -266,6 +266,7 @@ class Team:
         self._free = threading.RLock()  # re-entered when a table is collected while another starts
         self._helpers: list[_Helper] = []
         self._mail = aligned(_WORDS * _MOST_HELPERS, np.int64, 0)
+        self._mail_at = int(self._mail.ctypes.data)
 
     def _hire(self, count: int) -> int:
         """Have `count` helpers, or as many as the system gives; how many there are."""
@@ -296,8 +297,7 @@ class Team:
 
     def _lead(self, table: JobTable, helpers: int) -> None:
         _, lead, _ = _functions()
-        mail = self._mail.ctypes.data
-        if lead(*table.next_run(), mail, helpers) != 1:
+        if lead(*table.next_run(), self._mail_at, helpers) != 1:
             raise InternalError("a plan was run twice at once")
 
     def forget(self, jobs: int) -> None:
@@ -308,7 +308,7 @@ class Team:
             return
         with self._free:
             _, lead, _ = _functions()
-            lead(0, 0, 0, 0, self._mail.ctypes.data, len(self._helpers))
+            lead(0, 0, 0, 0, self._mail_at, len(self._helpers))
             while any(helper.busy_with(jobs) for helper in self._helpers):
                 time.sleep(0)
 
@@ -405,8 +405,10 @@ class JobTable:
         self._starts = np.cumsum([0, *(len(job.arguments) for job in jobs)])
         self._addresses = aligned(int(self._starts[-1]) + 1, np.int64, 0)
         self._counters = aligned(max(len(jobs), 1) * _WORDS, np.int64, 0)
+        self._cells = self._addresses.data  # single items are set faster than numpy's
         self._jobs = aligned(max(len(jobs), 1) * 4, np.int64, 0)
         self._at = int(self._jobs.ctypes.data)
+        self._counters_at = int(self._counters.ctypes.data)
         self._count = len(jobs)
         for i, job in enumerate(jobs):
             self._set(i, job)
@@ -430,9 +432,9 @@ class JobTable:
             raise InternalError(f"job {job} has {end - start} arguments, not {slot + 1}")
         self._addresses[start + slot] = address
 
-    def rebind(self, places: np.ndarray, addresses: np.ndarray) -> None:
-        """Give arguments, counted through all jobs, other addresses before the next run."""
-        self._addresses[places] = addresses
+    def rebind(self, place: int, address: int) -> None:
+        """Give an argument, counted through all jobs, another address before the next run."""
+        self._cells[place] = address
 
     def run(self) -> None:
         """All jobs in order, by up to `threads` threads; releases the GIL."""
@@ -443,7 +445,7 @@ class JobTable:
     def next_run(self) -> tuple[int, int, int, int]:
         """(jobs, count, counters, number) for `lead`; every run has another number."""
         self._number = self._number % (_RUN_NUMBERS - 1) + 1
-        return self._at, self._count, self._counters.ctypes.data, self._number
+        return self._at, self._count, self._counters_at, self._number
 
     def unlock(self) -> None:
         """After a fork: the thread that held the lock does not exist here."""

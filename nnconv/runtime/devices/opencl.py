@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.devices.base import Device, DeviceInfo, Program, Settings
+from nnconv.runtime.devices.jobs import default_threads
 from nnconv.runtime.devices.opencl_platform import Place, find_all, open_place, select
 from nnconv.runtime.devices.opencl_program import OpenCLProgram
 from nnconv.runtime.devices.opencl_tune import OpenCLTuner
+from nnconv.runtime.devices.opencl_walk import WalkProgram
 from nnconv.runtime.lowering.build import lower
 from nnconv.runtime.lowering.pack import Store
 from nnconv.runtime.ops import has_kernel
@@ -38,8 +40,11 @@ class OpenCLDevice:
 
     def lower(self, graph: Graph, settings: Settings) -> Program:
         tuner = OpenCLTuner(self.place, settings.tune)
-        store = Store(settings.shared)
-        lowered = lower(graph, settings, self.place.target, store, tuner)
+        store = Store(settings.shared, settings.threads or default_threads())
+        walks = self.place.walks
+        lowered = lower(graph, settings, self.place.target, store, tuner, by_image=walks)
+        if walks:
+            return WalkProgram(self.place, lowered, settings.threads or 0)
         return OpenCLProgram(self.place, graph, lowered, settings.shared)
 
 

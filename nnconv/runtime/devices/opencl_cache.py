@@ -45,6 +45,15 @@ def build_all(place: Place, kernels: Iterable[Kernel]) -> dict[str, Built]:
     return found
 
 
+def build_text(place: Place, source: str) -> Built:
+    """A program by its text; equal ones are built once a process."""
+    with place.lock:
+        found: Built | None = place.built.get((source,))
+        if found is None:
+            found = place.built[(source,)] = Built(_program(place, source))
+    return found
+
+
 def _key(place: Place, digest: str) -> tuple[Any, ...]:
     return digest, place.target, place.form
 
@@ -70,14 +79,14 @@ def _program(place: Place, source: str) -> Any:
         program = _from_source(place, source)
         with translated(place.found, "reading a program's binary"):
             binaries = program.get_info(require().program_info.BINARIES)
-        jit._write_object(path, bytes(binaries[0]))
+        jit.write_object(path, bytes(binaries[0]))
     return program
 
 
 def _from_binary(place: Place, path: Path) -> Any:
     """The program in a cache file; None where there is none that the driver takes."""
     cl = require()
-    binary = jit._read_object(path)
+    binary = jit.read_object(path)
     if binary is None:
         return None
     try:

@@ -139,10 +139,23 @@ class Place:
     form: Form
     options: tuple[str, ...]
     keeps_binaries: bool  # in our cache; PoCL keeps its own, better one
+    walks: bool = False  # a processor that takes addresses of the host: see opencl_walk
     built: weakref.WeakValueDictionary[tuple[Any, ...], Any] = field(
         default_factory=weakref.WeakValueDictionary
     )
     lock: Any = field(default_factory=threading.RLock)
+    _queues: list[Any] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def queue(self) -> Iterator[Any]:
+        """A queue for one caller at a time, with a clock; a queue that failed is not used again."""
+        try:
+            queue = self._queues.pop()
+        except IndexError:
+            timing = require().command_queue_properties.PROFILING_ENABLE
+            queue = require().CommandQueue(self.context, properties=timing)
+        yield queue
+        self._queues.append(queue)
 
     @property
     def name(self) -> str:
@@ -175,7 +188,8 @@ def _place(found: Found) -> Place:
     group = 1 if found.kind == "cpu" else min(_GROUP, found.device.max_work_group_size)
     form = Form(offsets=True, group=group, packed=pocl)
     context = cl.Context([found.device])
-    return Place(found, context, _target(found), form, options, not pocl)
+    walks = pocl and found.kind == "cpu" and found.device.address_bits == 64
+    return Place(found, context, _target(found), form, options, not pocl, walks)
 
 
 def _target(found: Found) -> Target:

@@ -2,10 +2,11 @@
 once.
 
 Values stay on the device: one buffer is the plan's arena, inputs and results have one each,
-parameters are shared by all plans of an Executable. Transfers are actions and steps of their own,
-so that plans list them and profiles time them; only a host call makes the queue wait in between.
-An `OpenCLProgram` may be called by any number of threads: each run takes a free `_Frame`, which
-owns the arena, the queue and the kernels with their arguments set.
+parameters are shared by all plans of an Executable, states come and go as `Resident`s. Transfers
+are actions and steps of their own, so that plans list them and profiles time them; only a host call
+makes the queue wait in between. An `OpenCLProgram` may be called by any number of threads: each run
+takes a free `_Frame`, which owns the arena, the queue and the kernels with their arguments set.
+Processors do without all this: see opencl_walk.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import numpy as np
 from nnconv.runtime.devices.base import Step
 from nnconv.runtime.devices.opencl_cache import Built, build_all
 from nnconv.runtime.devices.opencl_platform import Place, require, translated
+from nnconv.runtime.devices.opencl_states import Pool, Resident
 from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch
 from nnconv.runtime.lowering.layout import Buffer, Home, Operand, numpy_view
 from nnconv.schemas.errors import InternalError, UnsupportedError
+from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Graph, Value
@@ -89,15 +92,24 @@ class Script:
                 self._find_slots(stage.jobs)
         self._here: set[int] = set()  # slots whose array is complete on the host
         self._values = _slot_values(graph, lowered)
+        read, written = _state_slots(graph, lowered)
+        self.states_in = {slot: name for slot, name in read.items() if slot in self.on_device}
+        self._made: set[int] = set(self.states_in)  # slots whose last value is on the device
         for slot in (*lowered.feeds, *lowered.stored):
-            self._arrives(slot)
+            if slot not in self.states_in:
+                self._arrives(slot)
         for stage in lowered.stages:
             if isinstance(stage, HostCall):
                 self._call(stage)
             else:
                 self._stretch(stage)
-        for result in lowered.results:
-            self._fetch(result.slot, waits=False)
+        self.states_out = {s: name for s, name in written.items() if s in self._made}
+        for slot in {*self.states_in, *self.states_out}:
+            self.slot_bytes.pop(slot)
+        outputs = len(lowered.results) - lowered.states
+        for number, result in enumerate(lowered.results):
+            if number < outputs or result.slot not in self.states_out:
+                self._fetch(result.slot, waits=False)
 
     @property
     def uploaded_bytes(self) -> int:
@@ -108,6 +120,11 @@ class Script:
     def downloaded_bytes(self) -> int:
         """From the device to the host, a run."""
         return sum(4 * a.buffer.size for a in self.actions if isinstance(a, Download))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of states that stay on the device."""
+        return sum(4 * self.on_device[slot].size for slot in self.states_in)
 
     def _find_slots(self, jobs: Iterable[KernelJob]) -> None:
         """The slots that kernels use, and their bytes by what the kernels take them for."""
@@ -141,7 +158,9 @@ class Script:
             at = self._add(replace(step, kernel=kernel))
             jobs = tuple(stretch.jobs[start:end])
             self.actions.append(Launch(at, jobs))
-            self._here.difference_update(_written_slots(jobs))
+            written = _written_slots(jobs)
+            self._here -= written
+            self._made |= written
             start = end
 
     def _call(self, stage: HostCall) -> None:
@@ -156,6 +175,7 @@ class Script:
                 self.actions.append(Download(step, read[0].buffer, waits=True))
         self.actions.append(Call(self._add(what), stage))
         for slot in stage.writes:
+            self._made.discard(slot)
             self._arrives(slot)
 
     def _fetch(self, slot: int, waits: bool) -> None:
@@ -175,6 +195,19 @@ def _written_slots(jobs: Iterable[KernelJob]) -> set[int]:
         for operand, argument in zip(job.operands, job.kernel.arguments, strict=True)
         if argument.written and operand.buffer.home is Home.HOST
     }
+
+
+def _state_slots(graph: Graph, lowered: Lowered) -> tuple[dict[int, str], dict[int, str]]:
+    """The slots that float32 states are read from and written to, with the states' names."""
+    count = len(graph.state)
+    reads = lowered.feeds[len(lowered.feeds) - count :]
+    writes = [result.slot for result in lowered.results[len(lowered.results) - count :]]
+    known = [
+        (read, write, state.name)
+        for read, write, state in zip(reads, writes, graph.state, strict=True)
+        if state.read.dtype is DType.FLOAT32
+    ]
+    return {read: name for read, _, name in known}, {write: name for _, write, name in known}
 
 
 def _slot_values(graph: Graph, lowered: Lowered) -> dict[int, Value]:
@@ -208,6 +241,7 @@ class OpenCLProgram:
         self.built = build_all(place, (job.kernel for job in jobs))
         with translated(place.found, "storing parameters"):
             self.stored = _stored(place, jobs, shared)
+        self.pool = shared.setdefault(("opencl states", place.name), Pool(place))
         self._free: list[_Frame] = []
         self._lock = threading.Lock()
 
@@ -220,6 +254,7 @@ class OpenCLProgram:
             "host_steps": sum(isinstance(action, Call) for action in self.script.actions),
             "bytes_to_device": self.script.uploaded_bytes,
             "bytes_to_host": self.script.downloaded_bytes,
+            "bytes_resident": self.script.resident_bytes,
         }
 
     def __call__(
@@ -286,10 +321,15 @@ class _Frame:
         self._place = program.place
         self._script = program.script
         self._stored = program.stored
+        self.pool = program.pool
         context = program.place.context
         self._queue = cl.CommandQueue(context)
         self._profiled: Any = None
         self._slots = {slot: self._memory(size) for slot, size in program.script.slot_bytes.items()}
+        self._moving: dict[int, list[tuple[Any, int]]] = {
+            slot: [] for slot in {*program.script.states_in, *program.script.states_out}
+        }
+        self._last: dict[int, Any] = {}
         self._arena = self._memory(4 * max(1, program.script.lowered.arena))
         # borders are zero from here on
         cl.enqueue_fill_buffer(self._queue, self._arena, np.float32(0), 0, self._arena.size)
@@ -310,7 +350,10 @@ class _Frame:
         kernel = built[job.kernel.digest].kernel(job.kernel.name)
         for number, operand in enumerate(job.operands):
             memory, start = self._address(operand)
-            kernel.set_arg(2 * number, memory)
+            if operand.buffer.home is Home.HOST and operand.buffer.slot in self._moving:
+                self._moving[operand.buffer.slot].append((kernel, 2 * number))
+            else:
+                kernel.set_arg(2 * number, memory)
             kernel.set_arg(2 * number + 1, np.int64(4 * start))
         return kernel, (form.global_size(job.kernel),), (form.group,)
 
@@ -321,11 +364,19 @@ class _Frame:
             return self._arena, buffer.offset + operand.offset
         if buffer.home is Home.STORED:
             return self._stored[id(buffer.data)][0], operand.offset
-        return self._slots[buffer.slot], operand.offset
+        return self._slots.get(buffer.slot), operand.offset
+
+    def move(self, slot: int, memory: Any) -> None:
+        """Let kernels find a state in this buffer from here on."""
+        if self._last.get(slot) is not memory:
+            for kernel, number in self._moving[slot]:
+                kernel.set_arg(number, memory)
+            self._last[slot] = memory
 
     def run(self, arrays: Sequence[Array | None], step: int, watch: Watch | None) -> list[Array]:
         run = _Run(self, arrays, step, self._timed_queue() if watch else self._queue)
         try:
+            run.settle()
             for number, action in enumerate(self._script.actions):
                 run.take(number, action)
             run.queue.finish()
@@ -336,8 +387,7 @@ class _Frame:
             raise
         if watch is not None:
             run.report(watch, self._script.steps)
-        results = self._script.lowered.results
-        return [_result(run.values[r.slot], r.copy) for r in results]
+        return run.results()
 
     def _timed_queue(self) -> Any:
         if self._profiled is None:
@@ -373,16 +423,42 @@ class _Run:
         self.queue = queue
         self.values: list[Any] = [None] * lowered.slots
         for slot, data in (*lowered.stored.items(), *zip(lowered.feeds, arrays, strict=True)):
-            self.values[slot] = data
+            # a state that another plan keeps on the device, and this one on the host
+            at_home = isinstance(data, Resident) and slot not in frame.script.states_in
+            self.values[slot] = data.copy() if at_home else data
+        self._residents: dict[int, Resident] = {}
         self._fetched: dict[Buffer, Any] = {}  # parts of the arena, for the next host call
         self._step = step
         self._spent: list[tuple[int, Spent]] = []
-        self._ways: dict[type, Callable[[int, Any], Spent]] = {
-            Launch: self._launch, Upload: self._upload, Download: self._download, Call: self._call,
-        }  # fmt: skip
+
+    def settle(self) -> None:
+        """Have the states on the device, and places for their next values."""
+        script, pool = self.frame.script, self.frame.pool
+        for slot, name in script.states_in.items():
+            given = self.values[slot]
+            if not isinstance(given, Resident):
+                array = self.values[slot] = _readable(given)
+                given = pool.take(name, array.shape)
+                require().enqueue_copy(self.queue, given.memory, array, is_blocking=False)
+            self._residents[slot] = given
+        for slot, name in script.states_out.items():
+            if slot not in self._residents:
+                self._residents[slot] = pool.take(name, script.lowered.fresh[slot])
+        for slot, resident in self._residents.items():
+            self.frame.move(slot, resident.memory)
+
+    def results(self) -> list[Any]:
+        lowered, kept = self.frame.script.lowered, self.frame.script.states_out
+        outputs = len(lowered.results) - lowered.states
+        return [
+            self._residents[r.slot]
+            if number >= outputs and r.slot in kept
+            else _result(self.values[r.slot], r.copy)
+            for number, r in enumerate(lowered.results)
+        ]
 
     def take(self, number: int, action: Any) -> None:
-        self._spent.append((action.step, self._ways[type(action)](number, action)))
+        self._spent.append((action.step, _WAYS[type(action)](self, number, action)))
 
     def _launch(self, number: int, action: Launch) -> list[Any]:
         enqueue, queue = require().enqueue_nd_range_kernel, self.queue
@@ -390,8 +466,12 @@ class _Run:
 
     def _upload(self, number: int, action: Upload) -> list[Any]:
         array = self.values[action.slot] = _readable(self.values[action.slot])
-        memory = self.frame.slot(action.slot)
+        memory = self._memory(action.slot)
         return [require().enqueue_copy(self.queue, memory, array, is_blocking=False)]
+
+    def _memory(self, slot: int) -> Any:
+        resident = self._residents.get(slot)
+        return self.frame.slot(slot) if resident is None else resident.memory
 
     def _download(self, number: int, action: Download) -> list[Any]:
         buffer = action.buffer
@@ -399,10 +479,12 @@ class _Run:
             target = self._fetched[buffer] = np.empty(buffer.size, np.float32)
             source, start = self.frame.arena, 4 * buffer.offset
         else:
-            before = self.values[buffer.slot]
-            sizes = before.shape if action.sizes is None else action.sizes
+            resident = self._residents.get(buffer.slot)
+            sizes = action.sizes
+            if sizes is None:
+                sizes = (resident or self.values[buffer.slot]).shape
             target = self.values[buffer.slot] = np.empty(sizes, np.float32)
-            source, start = self.frame.slot(buffer.slot), 0
+            source, start = self._memory(buffer.slot), 0
         return [
             require().enqueue_copy(
                 self.queue, target, source, src_offset=start, is_blocking=action.waits
@@ -438,6 +520,15 @@ class _Run:
             if isinstance(spent, list):
                 spent = 1e-9 * sum(event.profile.end - event.profile.start for event in spent)
             watch(steps[number], spent)
+
+
+# methods in the run itself would make a cycle, and states would stay until it is collected
+_WAYS: dict[type, Callable[[_Run, int, Any], Spent]] = {
+    Launch: _Run._launch,
+    Upload: _Run._upload,
+    Download: _Run._download,
+    Call: _Run._call,
+}
 
 
 def _readable(array: Array) -> Array:

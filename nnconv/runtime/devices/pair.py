@@ -60,11 +60,11 @@ class PairProgram:
         step: int,
         watch: Callable[[Step, float], None] | None = None,
     ) -> list[Array]:
-        first, second = (program(arrays, step) for program in self._open_programs)
+        first, second = (_on_host(program(arrays, step)) for program in self._open_programs)
         if parted := _first_difference(_results(self._open), first, second):
             hint = f"values before it agree to {TOLERANCE:g} of their largest number"
             raise self._mismatch(parted, hint)
-        first, second = (program(arrays, step, watch) for program in self._programs)
+        first, second = (_on_host(program(arrays, step, watch)) for program in self._programs)
         if parted := _first_difference(_results(self._graph), first, second):
             raise self._mismatch(parted, "only where nodes are computed together: see show --plan")
         return first
@@ -94,6 +94,11 @@ def _with_all_values(graph: Graph) -> Graph:
     states = {state.write for state in made.state}
     made.outputs = [v for node in made.nodes for v in node.outputs if v not in states]
     return made
+
+
+def _on_host(results: Sequence[Array]) -> list[Array]:
+    """States that a device keeps for itself are nothing to the other one."""
+    return [np.asarray(result) for result in results]
 
 
 def _results(graph: Graph) -> list[Value]:

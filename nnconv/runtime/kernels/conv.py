@@ -453,7 +453,7 @@ def merged_groups(groups: int, inputs: int, outputs: int, x_lanes: int, lanes: i
     return 1
 
 
-def conv_candidates(
+def every_conv(
     target: Target,
     x: Array,
     y: Array,
@@ -465,9 +465,9 @@ def conv_candidates(
     activation: Activation = NONE,
     clip: bool = False,
     weight_image: int = 0,
-    count: int = 6,
-) -> list[Conv]:
-    """Direct convolutions worth timing, the rule's own choice first.
+) -> Iterator[Conv]:
+    """Direct convolutions with every tile that fits the registers, the rule's own choice first;
+    each is made when it is asked for.
 
     `groups` are the operator's; the kernel may merge some (`merged_groups`).
     """
@@ -477,13 +477,13 @@ def conv_candidates(
         x, y, window, Tile(1, 1, 1), 1, 1, groups, bias, residual, activation, clip, weight_image
     )
     height, width = (1, y.pixels) if draft.flat else (y.height, y.width)
-    tiles = candidates(target, height, width, draft.out_blocks, draft.steps)
-    return [_scheduled(replace(draft, tile=tile)) for tile in tiles[:count]]
+    for tile in candidates(target, height, width, draft.out_blocks, draft.steps):
+        yield _scheduled(replace(draft, tile=tile))
 
 
 def conv(target: Target, x: Array, y: Array, window: Window, **options: Any) -> Conv:
-    """The direct convolution that the rule chooses; options as in `conv_candidates`."""
-    return conv_candidates(target, x, y, window, count=1, **options)[0]
+    """The direct convolution that the rule chooses; options as in `every_conv`."""
+    return next(every_conv(target, x, y, window, **options))
 
 
 def _scheduled(draft: Conv) -> Conv:

@@ -130,10 +130,7 @@ class Chain(Kernel):
 
     def _vector(self, k: Printer, place: Sequence[Index], count: int) -> None:
         values = [self._load(k, f"x{i}", x, place, count) for i, x in enumerate(self.inputs)]
-        for step in self.steps:
-            operands = [values[i] for i in step.inputs]
-            function = _TABLES[len(operands)][step.operation]
-            values.append(function(k, *operands, *step.parameters))
+        values = run_steps(k, values, self.steps)
         for i, (y, result) in enumerate(zip(self.outputs, self.results, strict=True)):
             self._store(k, f"y{i}", y, place, values[result], count)
 
@@ -163,6 +160,16 @@ class Chain(Kernel):
             return
         for i in range(count or self.width):
             k.store(name, at + i * step, k.part(value, i, 1))
+
+
+def run_steps(k: Printer, values: Sequence[Value], steps: Sequence[Step]) -> list[Value]:
+    """The values, and behind them what each step makes."""
+    found = list(values)
+    for step in steps:
+        operands = [found[i] for i in step.inputs]
+        function = _TABLES[len(operands)][step.operation]
+        found.append(function(k, *operands, *step.parameters))
+    return found
 
 
 def _address(operand: Strided, place: Sequence[Index]) -> Index:

@@ -7,14 +7,14 @@ exactly once and in order, and large products get the tiles and chunks of a conv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
-from nnconv.runtime.kernels.conv import Conv, Window, conv_candidates, pack_weights
+from nnconv.runtime.kernels.conv import Conv, Window, every_conv, pack_weights
 from nnconv.runtime.kernels.elementwise import Chain, Strided
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.movement import copy
@@ -38,7 +38,7 @@ def _rows_as_pixels(matrix: Matrix, lanes: int) -> Array:
     )
 
 
-def gemm_candidates(
+def every_gemm(
     target: Target,
     a: Matrix,
     y: Matrix,
@@ -47,10 +47,9 @@ def gemm_candidates(
     residual: Matrix | None = None,
     activation: Activation = NONE,
     shared: bool = True,
-    count: int = 6,
-) -> list[Conv]:
-    """Products worth timing, the rule's choice first. Arguments: a, packed b, [bias], [residual],
-    y.
+) -> Iterator[Conv]:
+    """Products with every tile that fits, the rule's choice first, each made when it is asked for.
+    Arguments: a, packed b, [bias], [residual], y.
 
     `a` may have any strides (a transposed matrix too); y and residual need contiguous columns.
     `shared`: one b serves all items of the batch; otherwise b holds one panel set an item.
@@ -62,7 +61,7 @@ def gemm_candidates(
         or (a.batch, a.rows) != (y.batch, y.rows)
     ):
         raise InternalError(f"no matrix product from {a} to {y}")
-    found = conv_candidates(
+    found = every_conv(
         target,
         _rows_as_pixels(a, 1),
         _rows_as_pixels(y, target.lanes),
@@ -71,11 +70,10 @@ def gemm_candidates(
         residual=_rows_as_pixels(residual, target.lanes) if residual else None,
         activation=activation,
         clip=True,
-        count=count,
     )
-    if shared:
-        return found
-    return [replace(c, weight_image=c.steps * c.panels * c.panel_width) for c in found]
+    for product in found:
+        panels = 0 if shared else product.steps * product.panels * product.panel_width
+        yield replace(product, weight_image=panels)
 
 
 def gemm(
@@ -88,11 +86,11 @@ def gemm(
     activation: Activation = NONE,
     shared: bool = True,
 ) -> Conv:
-    """The product that the rule chooses; options as in `gemm_candidates`."""
-    found = gemm_candidates(
-        target, a, y, bias=bias, residual=residual, activation=activation, shared=shared, count=1
+    """The product that the rule chooses; options as in `every_gemm`."""
+    found = every_gemm(
+        target, a, y, bias=bias, residual=residual, activation=activation, shared=shared
     )
-    return found[0]
+    return next(found)
 
 
 def pack_kernels(product: Conv, b: Matrix) -> list[Chain]:

@@ -99,7 +99,7 @@ class OpenCLPrinter(Printer):
         super().__init__(kernel, target)
         self._depth = 1
         self._form = form
-        self._types: dict[str, str] = {}
+        self.types: dict[str, str] = {}  # declarations of packed vectors, by name
         if form.offsets:
             for argument in kernel.arguments:
                 kind = f"{_space(argument)} {argument.dtype.opencl}*"
@@ -117,10 +117,15 @@ class OpenCLPrinter(Printer):
         self.emit(f"const {_type(dtype, lanes)} {name} = {expression};")
         return Value(self, name, dtype, lanes)
 
-    def _decode_item(self, grid: tuple[int, ...]) -> tuple[Index, ...]:
-        rest, ids = self.assign("get_global_id(0)", I32, hint="item").text, []
+    def item(self) -> str:
+        """The name of the item's number; those past the grid end here."""
+        name = self.assign("get_global_id(0)", I32, hint="item").text
         if self.kernel.total % self._form.group:
-            self.emit(f"if ({rest} >= {self.kernel.total}) return;")
+            self.emit(f"if ({name} >= {self.kernel.total}) return;")
+        return name
+
+    def _decode_item(self, grid: tuple[int, ...]) -> tuple[Index, ...]:
+        rest, ids = self.item(), []
         for extent in reversed(grid[1:]):
             ids.append(Index([(self.assign(f"{rest} % {extent}", I32, hint="id").text, 1)]))
             rest = self.assign(f"{rest} / {extent}", I32, hint="id").text
@@ -133,7 +138,7 @@ class OpenCLPrinter(Printer):
         lines = [
             *(f"// {line}" for line in self.kernel.comment()),
             "#pragma OPENCL FP_CONTRACT OFF",
-            *self._types.values(),
+            *self.types.values(),
             f"__kernel __attribute__((reqd_work_group_size({self._form.group}, 1, 1)))",
             f"void {self.kernel.name}({parameters}) {{",
             *self.lines,
@@ -176,7 +181,7 @@ class OpenCLPrinter(Printer):
         name = f"packed_{_type(dtype, lanes)}"
         attributes = f"ext_vector_type({lanes}), aligned({dtype.bytes})"
         declared = f"typedef {dtype.opencl} {name} __attribute__(({attributes}));"
-        self._types[name] = f"#ifndef {name}\n{declared}\n#define {name} {name}\n#endif"
+        self.types[name] = f"#ifndef {name}\n{declared}\n#define {name} {name}\n#endif"
         return name
 
     def join(self, parts: Sequence[Value], lanes: int) -> Value:

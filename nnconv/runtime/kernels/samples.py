@@ -13,9 +13,55 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nnconv.runtime.kernels.arrays import Array, Border
-from nnconv.runtime.kernels.language import Index, Printer, Value
+from nnconv.runtime.kernels.elementwise import Step, run_steps
+from nnconv.runtime.kernels.language import Argument, Index, Printer, Value
 from nnconv.runtime.kernels.schedule import tile_cycles
 from nnconv.runtime.kernels.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What becomes of a gradient where it is made: value 0 is the gradient, the next ones are read,
+    element by element (True in `dense`) or one number for all; each step adds one. `results` are
+    written instead of the gradient. Of the first result an item of the grid may also give the sums
+    of its squares, lane by lane.
+
+    Arguments of its kernel: u0, u1, ... for what is read, v0, v1, ... for results, and `squares`
+    [items, lanes] where they are wanted.
+    """
+
+    dense: tuple[bool, ...]
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    squares: bool = False
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        read = [Argument(f"u{i}", aliased=True) for i in range(len(self.dense))]
+        made = [Argument(f"v{i}", written=True, aliased=True) for i in range(len(self.results))]
+        made += [Argument("squares", written=True)] if self.squares else []
+        return (*read, *made)
+
+    def ask(self, k: Printer, at: Index) -> None:
+        """Have what is read there fetched into the cache."""
+        for i, dense in enumerate(self.dense):
+            if dense:
+                k.prefetch(f"u{i}", at)
+
+    def store(self, k: Printer, at: Index, gradient: Value, count: int) -> Value:
+        """Write the results for the `count` elements of the gradient from there on; the first of
+        them, 0 in the lanes behind.
+        """
+        read = [
+            k.load(f"u{i}", at, lanes=gradient.lanes, count=count)
+            if dense
+            else k.splat(k.scalar(f"u{i}", 0), gradient.lanes)
+            for i, dense in enumerate(self.dense)
+        ]
+        values = run_steps(k, [gradient, *read], self.steps)
+        for i, result in enumerate(self.results):
+            k.store(f"v{i}", at, values[result], count=count)
+        return some_lanes(k, values[self.results[0]], count)
 
 
 def samples_array(
@@ -101,6 +147,14 @@ def sample_groups(k: Printer, samples: int) -> Iterator[tuple[Index, Value | Non
     if rest:
         lanes = k.vector([float(lane) for lane in range(k.lanes)])
         yield Index((), full), lanes < float(rest)
+
+
+def some_lanes(k: Printer, value: Value, count: int) -> Value:
+    """The first `count` lanes of a vector, and 0 in the others."""
+    if count >= value.lanes:
+        return value
+    inside = k.vector([1.0] * count + [0.0] * (value.lanes - count)) > 0.0
+    return k.select(inside, value, k.like(value, 0.0))
 
 
 def masked(k: Printer, mask: Value | None, value: Value) -> Value:

@@ -467,6 +467,14 @@ class SampleSum(Kernel):
     def bytes(self) -> int:
         return 4 * self.x.batch * self.x.blocks * self.x.pixels * self.lanes
 
+    @property
+    def chunk(self) -> int:
+        """Whole vectors of y, so that threads do not write to one line of the cache, where a
+        channel is little work.
+        """
+        chunk = super().chunk
+        return chunk if chunk == 1 else -(-chunk // self.lanes) * self.lanes
+
     def describe(self, k: Printer) -> None:
         (channel,) = k.ids
         total = k.register(k.constant(0.0))

@@ -14,7 +14,7 @@ from typing import ClassVar
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
-from nnconv.runtime.kernels.samples import Cut, cut_tile, even_piece
+from nnconv.runtime.kernels.samples import Cut, Finish, cut_tile, even_piece
 from nnconv.runtime.kernels.target import Target
 
 _IMAGES = 4
@@ -139,7 +139,8 @@ class SampleGemmWeights(Kernel):
     """dw[r, c] = scale * sum over samples n of a[n, r] * b[n, c].
 
     b is plain, its features contiguous and `b_row` apart from sample to sample; dw is dense. `a` is
-    either plain or has samples in its lanes. Arguments: a, b, dw.
+    either plain or has samples in its lanes. Arguments: a, b, dw, or instead of dw what `finish`
+    has.
     """
 
     family: ClassVar[str] = "samples_gemm_weights"
@@ -153,6 +154,7 @@ class SampleGemmWeights(Kernel):
     vectors: int  # of a row of dw in a tile
     step: int  # lanes of a vector
     scale: float = 1.0
+    finish: Finish | None = None
 
     @property
     def lanes(self) -> int:
@@ -172,7 +174,8 @@ class SampleGemmWeights(Kernel):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("a"), Argument("b"), Argument("dw", written=True))
+        made = self.finish.arguments if self.finish else (Argument("dw", written=True),)
+        return (Argument("a"), Argument("b"), *made)
 
     @property
     def flops(self) -> int:
@@ -183,15 +186,23 @@ class SampleGemmWeights(Kernel):
         for width in self.along.bodies(k, along):
             for rows in self.down.bodies(k, down):
                 column, row = along * (self.vectors * self.lanes), down * self.rows
-                self._tile(k, row, column, rows, self._counts(width))
+                item = along * self.down.count + down
+                self._tile(k, item, row, column, rows, self._counts(width))
 
     def _counts(self, width: int) -> list[int]:
         """Elements of each vector that are there."""
         full, rest = divmod(width, self.lanes)
         return [self.lanes] * full + ([rest] if rest else [])
 
-    def _tile(self, k: Printer, row: Index, column: Index, rows: int, counts: list[int]) -> None:
+    def _tile(
+        self, k: Printer, item: Index, row: Index, column: Index, rows: int, counts: list[int]
+    ) -> None:
         sums = [[k.register(k.constant(0.0)) for _ in counts] for _ in range(rows)]
+        goal = row * self.width + column
+        if self.finish:
+            for r in range(rows):
+                for v in range(len(counts)):
+                    self.finish.ask(k, goal + r * self.width + v * self.lanes)
         for a, b in self._each_sample(k):
             start = b + column
             bs = [k.load("b", start + v * self.lanes, count=n) for v, n in enumerate(counts)]
@@ -199,11 +210,18 @@ class SampleGemmWeights(Kernel):
                 factor = k.broadcast("a", a + (row + r) * self.a.column)
                 for v, value in enumerate(bs):
                     sums[r][v].value = k.fma(factor, value, sums[r][v].value)
-        goal = row * self.width + column
+        squares = k.constant(0.0)
         for r in range(rows):
             for v, count in enumerate(counts):
                 at = goal + r * self.width + v * self.lanes
-                k.store("dw", at, sums[r][v].value * self.scale, count=count)
+                value = sums[r][v].value * self.scale
+                if self.finish is None:
+                    k.store("dw", at, value, count=count)
+                    continue
+                made = self.finish.store(k, at, value, count)
+                squares = k.fma(made, made, squares)
+        if self.finish and self.finish.squares:
+            k.store("squares", item * self.lanes, squares)
 
     def _each_sample(self, k: Printer) -> Iterator[tuple[Index, Index]]:
         """Where a sample starts in a and in b, in two rolled loops and the rest."""

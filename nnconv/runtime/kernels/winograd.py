@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Border, aligned
-from nnconv.runtime.kernels.conv import Conv, Window, conv_candidates
+from nnconv.runtime.kernels.conv import Conv, Window, every_conv
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value, tiles
 from nnconv.runtime.kernels.schedule import candidates, cover_cycles
@@ -405,7 +405,7 @@ class _Scratch:
 
 def _product(target: Target, v: Array, m: Array, vectors: int) -> Conv:
     """t*t products in one kernel: `vectors` keeps the weight layout of the first strip."""
-    found = conv_candidates(target, v, m, Window(), bias=False, count=1 << 30)
+    found = every_conv(target, v, m, Window(), bias=False)
     chosen = next(c for c in found if vectors in (0, c.tile.vectors))
     return replace(chosen, weight_image=chosen.steps * chosen.panels * chosen.panel_width)
 

@@ -7,13 +7,14 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnconv.runtime.kernels.conv import Conv, Window, conv_candidates, pack_bias, pack_weights
+from nnconv.runtime.kernels.conv import Conv, Window, every_conv, pack_bias, pack_weights
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.schedule import Tile
@@ -24,7 +25,6 @@ from nnconv.runtime.lowering.layout import Buffer, Floats, Home, Operand, Place
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
 
-_ALL = 1 << 30
 _TRIALS = 6  # direct tiles worth timing
 
 Jobs = list[tuple[Kernel, tuple[Operand, ...]]]
@@ -129,14 +129,14 @@ Form = Direct | WinogradForm
 
 def direct_forms(
     target: Target, places: Places, window: Window, groups: int, epilogue: Epilogue
-) -> list[Form]:
+) -> Iterator[Form]:
     """Every tile that fits the registers, the rule's first."""
-    found = conv_candidates(
+    found = every_conv(
         target, places.x.view, places.y.view, window, groups=groups, bias=epilogue.bias,
         residual=places.residual.view if places.residual else None,
-        activation=epilogue.activation, count=_ALL,
+        activation=epilogue.activation,
     )  # fmt: skip
-    return [Direct(kernel, _packer(kernel, groups), groups) for kernel in found]
+    return (Direct(kernel, _packer(kernel, groups), groups) for kernel in found)
 
 
 def _packer(kernel: Conv, groups: int) -> Callable[[Floats], Floats]:
@@ -161,21 +161,22 @@ def padded(bias: Floats, size: int) -> Floats:
     return full
 
 
-def choose(builder: Builder, forms: list[Form], sources: Sequence[Any], places: Places) -> Form:
+def choose(builder: Builder, forms: Iterator[Form], sources: Sequence[Any], places: Places) -> Form:
     """The first form, or the tuned one. What another plan has packed already is used again: among
     direct tiles that of the same width, so that parameters are not packed twice.
     """
     if builder.settings.tune:
-        name = builder.tuner.choose(_key(builder, forms), _trials(forms, places))
-        return next(form for form in forms if form.name == name)
-    first = forms[0]
+        known = list(forms)
+        name = builder.tuner.choose(_key(builder, known), _trials(known, places))
+        return next(form for form in known if form.name == name)
+    first = next(forms)
     if isinstance(first, WinogradForm):
         return first
     width = builder.store.remember(
         ("panel", first.kernel.x.lanes), sources, first.kernel.tile.vectors
     )
-    same = (f for f in forms if isinstance(f, Direct) and f.kernel.tile.vectors == width)
-    return next(same, first)
+    direct = (form for form in chain([first], forms) if isinstance(form, Direct))
+    return next((form for form in direct if form.kernel.tile.vectors == width), first)
 
 
 def _key(builder: Builder, forms: list[Form]) -> str:

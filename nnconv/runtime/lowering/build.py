@@ -32,7 +32,7 @@ from nnconv.runtime.lowering.layout import (
     dense_array,
     is_float,
 )
-from nnconv.runtime.lowering.pack import Store
+from nnconv.runtime.lowering.pack import Name, Store
 from nnconv.runtime.lowering.sections import OneImage, sections
 from nnconv.schemas.errors import InternalError
 
@@ -93,6 +93,7 @@ class Lowered:
     stored: dict[int, Any]
     fresh: dict[int, tuple[int, ...]]
     results: list[Result]
+    states: int  # how many of the results, the last ones, are next values of states
     arena: int  # elements
 
 
@@ -151,6 +152,7 @@ class Builder:
         self._steps: list[Step] = []
         self._stages: list[Stretch | HostCall] = []
         self._jobs = 0
+        self._packed: list[tuple[Buffer, Name]] = []
         self._plain_results = {v for v in self._results() if scope.natural(v) == 1}
         self._feeds = [self._feed(value) for value in self._inputs()]
         for claim in turns.values():
@@ -237,7 +239,10 @@ class Builder:
         self._places[value, self._natural(value)] = place
 
     def place(self, value: Value) -> Place:
-        """The value where it was made, whatever border its readers want."""
+        """The value where it was made, whatever border its readers want; a constant where it is
+        stored."""
+        if not self._known(value):
+            return self.constant(value)
         return self._places[value, self._natural(value)]
 
     def _natural(self, value: Value) -> Form:
@@ -292,9 +297,18 @@ class Builder:
         self._jobs += 1
 
     def packed(self, key: Hashable, sources: Sequence[Any], make: Callable[[], Floats]) -> Buffer:
-        """Parameters in a kernel's order: made once for all plans, by key and source arrays."""
-        data = self.store.packed(key, sources, make)
-        return Buffer(Home.STORED, data.size, data=data)
+        """Parameters in a kernel's order: made once for all plans, by key and source arrays; they
+        are there when the walk is over.
+        """
+        buffer = Buffer(Home.STORED, 0)
+        self._packed.append((buffer, self.store.ask(key, sources, make)))
+        return buffer
+
+    def _fill(self) -> None:
+        self.store.settle()
+        for buffer, name in self._packed:
+            buffer.data = self.store.packed(name)
+            buffer.size = buffer.data.size
 
     def _convert(self, value: Value, source: Place, made: Place) -> None:
         """A step of its own, so that plans show what changing forms costs."""
@@ -444,9 +458,10 @@ class Builder:
     def finish(self) -> Lowered:
         results = [self._result(value) for value in self._results()]
         arena = memory.lay_out(self._buffers)
+        self._fill()
         return Lowered(
             self._steps, self._stages, self._slot_count, self._feeds, self._stored, self._fresh,
-            results, arena,
+            results, len(self.graph.state), arena,
         )  # fmt: skip
 
     def _result(self, value: Value) -> Result:

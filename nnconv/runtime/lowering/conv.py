@@ -4,7 +4,9 @@ kernel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,7 @@ from nnconv.runtime.kernels.winograd import best_outputs, fits
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.algorithms import (
     Epilogue,
+    Form,
     Places,
     choose,
     direct_forms,
@@ -141,11 +144,12 @@ def _emit(builder: Builder, work: _Work) -> str:
     if work.depthwise:
         return _depthwise(builder, work, places)
     epilogue = Epilogue(work.bias is not None, work.activation)
-    forms = direct_forms(builder.target, places, work.window, work.groups, epilogue)
+    direct = direct_forms(builder.target, places, work.window, work.groups, epilogue)
+    forms: list[Iterator[Form]] = [direct]
     for outputs in _allowed(builder, work, places):
         form = winograd_form(builder.target, places, work.window, outputs, epilogue)
-        forms.insert(0 if outputs == work.winograd else len(forms), form)
-    form = choose(builder, forms, [work.weights], places)
+        forms.insert(0 if outputs == work.winograd else len(forms), iter([form]))
+    form = choose(builder, chain.from_iterable(forms), [work.weights], places)
     weights = builder.packed(form.key, [work.weights], lambda: form.pack(_floats(work.weights)))
     bias = None
     if work.bias is not None:

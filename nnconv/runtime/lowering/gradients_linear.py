@@ -7,6 +7,7 @@ weight gradient (transA) adds them up.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.samples_linear import (
@@ -19,6 +20,7 @@ from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import is_float
+from nnconv.runtime.lowering.update import finish, update_at
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -68,18 +70,28 @@ def _weights(node: Node, a: Value, b: Value, scope: Scope) -> Claim | None:
         return None
     natural = scope.natural(a)
     lanes = natural if natural < 0 else 1
+    update = update_at(node.output, scope)
 
     def emit(builder: Builder) -> str:
-        left, right, made = builder.read(a, lanes), builder.read(b, 1), builder.write(node.output)
+        left, right = builder.read(a, lanes), builder.read(b, 1)
         samples, features = sizes(a)
         rows = SampleRows(scope.width * features, features, 1)
         if left.samples:
             rows = SampleRows(left.array.image, 1, left.array.block)
-        shape = (features, sizes(b)[1])
         kernel = sample_gemm_weights(
-            builder.target, rows, sizes(b)[1], samples, shape, float(node.alpha)
+            builder.target, rows, sizes(b)[1], samples, (features, sizes(b)[1]), float(node.alpha)
         )
-        builder.job(kernel, left, right, made)
-        return f"sample gemm weights {kernel.rows}x{kernel.vectors}"
+        label = f"sample gemm weights {kernel.rows}x{kernel.vectors}"
+        if update is None:
+            builder.job(kernel, left, right, builder.write(node.output))
+            return label
+        done, made = finish(builder, update, lambda f: replace(kernel, finish=f))
+        builder.job(done, left, right, *made)
+        return f"{label} and update"
 
-    return Claim((node,), (Read(a, lanes), Read(b, 1)), node.output, 1, emit)
+    reads = (Read(a, lanes), Read(b, 1))
+    if update is None:
+        return Claim((node,), reads, node.output, 1, emit)
+    more = tuple(read for read in update.reads(scope) if read.value is not node.output)
+    results = update.results
+    return Claim((node, *update.nodes), (*reads, *more), results[0], 1, emit, results[1:])

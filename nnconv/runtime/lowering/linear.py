@@ -13,9 +13,9 @@ from nnconv.runtime.devices.jobs import aligned
 from nnconv.runtime.kernels.arrays import Matrix
 from nnconv.runtime.kernels.conv import Conv
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.gemm import gemm_candidates
+from nnconv.runtime.kernels.gemm import every_gemm
 from nnconv.runtime.lowering.activation import after
-from nnconv.runtime.lowering.algorithms import Direct, Form, Places, choose
+from nnconv.runtime.lowering.algorithms import Direct, Places, choose
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.layout import Floats, Place, is_float
 
@@ -109,13 +109,13 @@ def _emit(builder: Builder, work: _Work) -> str:
     inputs = work.weights.shape[1 if work.transposed else 0]
     step = x.array.image if x.lanes > 1 else inputs
     a, result = Matrix(rows, inputs, step), Matrix(rows, work.outputs, work.outputs)
-    found = gemm_candidates(
+    found = every_gemm(
         builder.target, a, result,
-        bias=work.bias is not None, activation=work.activation, count=1 << 30,
+        bias=work.bias is not None, activation=work.activation,
     )  # fmt: skip
     order = (x.array.channels, x.array.pixels, x.lanes) if blocked else None
     layout = (work.transposed, work.scale, order)
-    forms: list[Form] = [Direct(kernel, _packer(kernel, work, order), layout) for kernel in found]
+    forms = (Direct(kernel, _packer(kernel, work, order), layout) for kernel in found)
     form = choose(builder, forms, [work.weights], Places(x, y))
     weights = builder.packed(form.key, [work.weights], lambda: form.pack(work.weights))
     bias = None

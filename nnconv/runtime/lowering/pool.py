@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.conv import Window
@@ -12,6 +13,8 @@ from nnconv.runtime.ops.windows import geometry
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node
+
+_MOST_ELEMENTS = (1 << 31) - 1  # of a window: kernels count them in 32 bits
 
 
 @lowers("MaxPool", "AveragePool")
@@ -38,6 +41,8 @@ def _windows(
     where = geometry(x[2:], node.kernel_shape, node.strides, node.pads, dilations, auto_pad)
     pairs = ((int(a), int(b)) for a, b in where[:4])
     window = Window(*pairs)
+    if math.prod(window.size) > _MOST_ELEMENTS:
+        return None
     if min(*where.begins, *where.ends) < 0 or any_empty(window, x, y):
         return None
     ends = (int(where.ends[0]), int(where.ends[1]))

@@ -8,7 +8,7 @@ second wins over the first, a later one only by being greater.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnconv.runtime.ops.rules import (
@@ -18,11 +18,14 @@ from nnconv.runtime.ops.rules import (
     emit,
     flat,
     gradient,
+    integers,
     number,
+    spread,
     sum_to,
     through,
     where,
 )
+from nnconv.schemas.errors import UnsupportedError
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
@@ -229,3 +232,32 @@ def d_mod(node: Node, dy: Value) -> Value | None:
     """a - b floor(a/b) (or trunc), piecewise linear in a; its slope in b is not offered."""
     a = node.required(0)
     return sum_to(dy, a) if a.dtype in (DType.FLOAT32, DType.FLOAT64) else None
+
+
+@gradient("Einsum")
+def d_einsum(node: Node, dy: Value) -> tuple[Value, ...]:
+    """Each operand's gradient is the sum over what is left of dy and the other operands; an axis
+    that only this operand has, and that was summed, repeats it."""
+    given, _, wanted = node.equation.replace(" ", "").partition("->")
+    terms = given.split(",")
+    if "->" not in node.equation:  # the letters that stand once, in order
+        wanted = "".join(sorted(c for c in set(given) if c.isalpha() and given.count(c) == 1))
+    if "." in node.equation or any(len(set(term)) < len(term) for term in terms):
+        raise UnsupportedError(f"no gradient for Einsum '{node.equation}'")
+    values = [node.required(place) for place in range(len(terms))]
+    return tuple(_d_operand(place, terms, wanted, values, dy) for place in range(len(terms)))
+
+
+def _d_operand(
+    place: int, terms: Sequence[str], wanted: str, values: Sequence[Value], dy: Value
+) -> Value:
+    x, term = values[place], terms[place]
+    others = [other for other in range(len(terms)) if other != place]
+    known = set(wanted).union(*(terms[other] for other in others))
+    kept = "".join(letter for letter in term if letter in known)
+    left = ",".join([wanted, *(terms[other] for other in others)])
+    dx = emit("Einsum", dy, *(values[other] for other in others), equation=f"{left}->{kept}")
+    if kept == term:
+        return dx
+    missing = [axis for axis, letter in enumerate(term) if letter not in known]
+    return spread(emit("Unsqueeze", dx, integers(x, missing)), x)

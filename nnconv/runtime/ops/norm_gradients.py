@@ -54,23 +54,6 @@ def d_lrn(node: Node, dy: Value) -> Value:
     return emit("nnconv.LRNGrad", node.required(0), dy, **node.arguments())
 
 
-@through("nnconv.LRNGrad")
-def lrn_grad_body(node: Node) -> list[Value]:
-    """The same formula, its windows over channels as means over [size, 1] of [N, 1, C, rest]."""
-    x, dy, beta, size = node.required(0), node.required(1), node.beta, node.size
-    below, over = (size - 1) // 2, size // 2
-    s = node.alpha * _channel_mean(x * x, size, below, over) + node.bias
-    near = _channel_mean(dy * x * s ** (-beta - 1), size, over, below)
-    return [dy * s**-beta - 2 * node.alpha * beta * x * near]
-
-
-def _channel_mean(x: Value, size: int, before: int, after: int) -> Value:
-    planes = emit("Unsqueeze", emit("Reshape", x, integers(x, [0, 0, -1])), integers(x, [1]))
-    pads = (before, 0, after, 0)
-    mean = emit("AveragePool", planes, kernel_shape=(size, 1), pads=pads, count_include_pad=1)
-    return reshaped(mean, x)
-
-
 @kernel("nnconv.BatchNormGrad", macs=each_input)
 def caffe_batch_norm_grad(
     x: Array,

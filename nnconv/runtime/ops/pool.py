@@ -254,19 +254,6 @@ def d_max_pool(node: Node, dy: Value | None, unused: Value | None = None) -> Val
     return emit("nnconv.MaxPoolGrad", node.required(0), dy, **node.arguments())
 
 
-@through("nnconv.MaxPoolGrad")
-def max_pool_scatter(node: Node) -> list[Value]:
-    """By the indices of MaxPool itself, which count through the whole tensor."""
-    x, dy = node.required(0), node.required(1)
-    settings = node.arguments() | {"storage_order": 0}
-    _, places = x.graph.emit("MaxPool", x, outputs=2, **settings)
-    line = integers(x, [-1])
-    zeros = emit("Reshape", zeros_like(x), line)
-    updates = emit("Reshape", dy, line)
-    places = emit("Reshape", places, line)
-    return [reshaped(emit("ScatterElements", zeros, places, updates, reduction="add"), x)]
-
-
 @kernel("nnconv.AveragePoolGrad", macs=_window_cells)
 def average_pool_grad(
     dy: Array,

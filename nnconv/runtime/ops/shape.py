@@ -20,7 +20,7 @@ from nnconv.runtime.ops.rules import (
     sum_to,
     zeros_like,
 )
-from nnconv.schemas.errors import InputError, UnsupportedError
+from nnconv.schemas.errors import InputError
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
@@ -288,30 +288,14 @@ def d_tile(node: Node, dy: Value) -> Value:
     return reshaped(total, x)
 
 
-@gradient("Pad")
-def d_pad(node: Node, dy: Value) -> Value:
-    """Negative pads cut off again what was added."""
-    if node.mode != "constant":
-        raise UnsupportedError(f"no gradient for Pad with mode '{node.mode}'")
-    back = emit("Neg", node.required(1))
-    dx = emit("Pad", dy, back, number_zero(dy), node.input(3))
-    return reshaped(dx, node.required(0))
-
-
-def number_zero(like: Value) -> Value:
-    return like.graph.constant(0, like.dtype)
-
-
 @gradient("DepthToSpace")
 def d_depth_to_space(node: Node, dy: Value) -> Value:
-    if node.mode != "DCR":
-        raise UnsupportedError(f"no gradient for DepthToSpace with mode '{node.mode}'")
-    return emit("SpaceToDepth", dy, blocksize=node.blocksize)
+    return emit("SpaceToDepth", dy, blocksize=node.blocksize, mode=node.mode)
 
 
 @gradient("SpaceToDepth")
 def d_space_to_depth(node: Node, dy: Value) -> Value:
-    return emit("DepthToSpace", dy, blocksize=node.blocksize)
+    return emit("DepthToSpace", dy, blocksize=node.blocksize, mode=node.mode)
 
 
 @gradient("Trilu")

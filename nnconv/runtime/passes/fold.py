@@ -9,6 +9,7 @@ import numpy as np
 
 from nnconv.runtime.ops import evaluate_node, has_kernel
 from nnconv.runtime.passes.support import Binding, constants, is_random, store, take_over_name
+from nnconv.runtime.scaled import plain
 from nnconv.schemas import functions
 from nnconv.schemas.dims import names
 
@@ -40,7 +41,7 @@ def fold_constants(graph: Graph, binding: Binding) -> int:
             or not _is_worth_storing(node, binding.fold_limit)
         ):
             continue
-        results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
+        results = evaluate_node(node, [None if v is None else plain(v.data) for v in node.inputs])
         outputs = list(node.outputs)
         stored = [store(graph, out, data) for out, data in zip(outputs, results, strict=True)]
         graph.remove(node)

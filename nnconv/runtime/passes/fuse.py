@@ -6,12 +6,13 @@ Only stored values are computed with, in float64, rounded once at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from nnconv.runtime.mapped import give_back
 from nnconv.runtime.passes.support import Binding, constants
+from nnconv.runtime.scaled import Scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,16 +75,19 @@ def _absorb(graph: Graph, node: Node, is_constant: IsConstant, wanted: set[Value
 
 
 def _scale_weights(graph: Graph, node: Node, scale: Array) -> None:
-    data = node.required(1).data
+    data: Any = node.required(1).data
     if data is None or (scale == 1).all():
         return
     axis = _CHANNEL_AXIS[node.op](node)
     along = scale.reshape(tuple(-1 if i == axis else 1 for i in range(data.ndim)))
-    # computed in float64 piece by piece: a whole layer in doubles would be the peak of a compile
-    made = np.empty(data.shape, data.dtype)
-    np.multiply(data, along, out=made, dtype=np.float64, casting="same_kind")
-    give_back(data)
-    node.set_input(1, graph.constant(made))
+    scaled = data.times(along) if isinstance(data, Scaled) else Scaled(data, along)
+    if node.op != "Conv":  # kernels of products read their weights a panel at a time
+        node.set_input(1, graph.constant(scaled.array()))
+        give_back(data)
+        return
+    value = graph.constant(scaled.source)
+    value.data = cast("Array", scaled)
+    node.set_input(1, value)
 
 
 def _only_reader(node: Node, wanted: set[Value]) -> Node | None:

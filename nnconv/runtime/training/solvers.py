@@ -7,6 +7,7 @@ iteration times the parameter's own lr_mult.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnconv.runtime.ops.rules import emit
-from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Value
@@ -118,14 +118,13 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-def correction(spec: TrainingSpec, iteration: Value, dtype: DType) -> Correction:
-    """The Correction at t = iteration + 1, computed in float64: 1 - b2^t cancels in float32."""
-    t = emit("Cast", iteration + 1, to=int(DType.FLOAT64))
-    decays = [t.graph.constant(beta, DType.FLOAT64) for beta in (spec.momentum, spec.momentum2)]
-    rest = [1 - emit("Pow", beta, t) for beta in decays]
-    first, second = 1 / rest[0], emit("Sqrt", rest[1])
-    parts = (emit("Cast", part, to=int(dtype)) for part in (first, second, first * second))
-    return Correction(*parts)
+def corrections(spec: TrainingSpec, iteration: int) -> tuple[np.float32, ...]:
+    """What a Correction holds at t = iteration + 1, in its order; computed in float64, for 1 - b2^t
+    cancels in float32."""
+    t = iteration + 1
+    first = 1 / (1 - as_float32(spec.momentum) ** t)
+    second = math.sqrt(1 - as_float32(spec.momentum2) ** t)
+    return np.float32(first), np.float32(second), np.float32(first * second)
 
 
 def as_float32(value: float) -> float:

@@ -1,9 +1,10 @@
 """One training step as one graph: forward, gradients, and the update of every parameter.
 
 What training changes is the graph's state: the parameters under their own names, the solver's
-histories as `history/K/PARAMETER`, the iteration as `train:iteration`. The rate is an input, so
-that one plan serves all iterations. With iter_size above 1 a step is one of several passes:
-gradients are summed in state, and an input says whether this pass is the last, which updates.
+histories as `history/K/PARAMETER`. What depends on the iteration (the rate, Adam's corrections) is
+input, so that one plan of kernels serves all of them. With iter_size above 1 a step is one of
+several passes: gradients are summed in state, and an input says whether this pass is the last,
+which updates.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from nnconv.runtime.autodiff import gradients
 from nnconv.runtime.ops.rules import emit, number
-from nnconv.runtime.training.solvers import SOLVERS, Correction, as_float32, correction
+from nnconv.runtime.training.solvers import SOLVERS, Correction, as_float32
 from nnconv.schemas.errors import InputError
 from nnconv.schemas.graph import State
 from nnconv.schemas.types import DType
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 RATE = "train:rate"
 LAST = "train:last"
 LOSS = "train:loss"
-ITERATION = "train:iteration"
+SQUARES = "train:squares"  # the sum of all next parameters' squares: finite where all of them are
+CORRECTIONS = ("train:first", "train:second", "train:both")
 
 
 def history(index: int, parameter: str) -> str:
@@ -51,7 +53,9 @@ def build_step(
 ) -> StepGraph:
     """Make `graph` (changed in place) a training step for its own losses.
 
-    Its outputs become the weighted sum of the losses (`train:loss`), each loss, and `outputs`.
+    Its outputs become the weighted sum of the losses (`train:loss`), each loss, `outputs`, and the
+    sum of the squares of what the parameters become (`train:squares`). Its inputs are the model's,
+    `train:rate`, for solvers with a Correction the CORRECTIONS, and with passes `train:last`.
     Raises InputError for a graph without losses or without a parameter to train, and what
     `gradients` raises.
     """
@@ -101,20 +105,24 @@ class _Update:
             rms_decay=as_float32(spec.rms_decay),
         )
         self.rate = graph.add_input(RATE, DType.FLOAT32, ())
-        self.last = graph.add_input(LAST, DType.BOOL, ()) if spec.iter_size > 1 else None
-        self.iteration = graph.constant(0, DType.INT64, name=ITERATION)
+        self.last: Value | None = None
+        if spec.iter_size > 1:  # a number, so that kernels may choose by it
+            last = graph.add_input(LAST, DType.FLOAT32, ())
+            with graph.inserting(before=next(iter(graph.nodes))):  # sums want it early
+                self.last = emit("Greater", last, number(last, 0))
         self.correction: Correction | None = None
         if self.solver.corrected:
-            self.correction = correction(self.spec, self.iteration, DType.FLOAT32)
+            scalars = (graph.add_input(name, DType.FLOAT32, ()) for name in CORRECTIONS)
+            self.correction = Correction(*scalars)
 
     def apply(self, found: dict[Value, Value]) -> None:
         summed = {value: self._final(value, gradient) for value, gradient in found.items()}
         clipped = self._clipped(list(summed.values()))
-        for value, gradient in zip(summed, clipped, strict=True):
-            self._update(value, gradient)
-        one = self.graph.constant(1, DType.INT64)
-        step = one if self.last is None else emit("Cast", self.last, to=int(DType.INT64))
-        self._keep(ITERATION, self.iteration, self.iteration + step)
+        pairs = zip(summed, clipped, strict=True)
+        following = [self._update(value, gradient) for value, gradient in pairs]
+        squares = _squares(following)
+        self.graph.rename(squares, SQUARES)
+        self.graph.outputs.append(squares)
 
     def _keep(self, name: str, read: Value, write: Value) -> None:
         self.graph.state.append(State(name, read, write))
@@ -150,15 +158,13 @@ class _Update:
         limit = self.spec.clip_gradients
         if limit <= 0:
             return summed
-        total = emit("ReduceSumSquare", summed[0], keepdims=0)
-        for gradient in summed[1:]:
-            total = total + emit("ReduceSumSquare", gradient, keepdims=0)
-        norm = emit("Sqrt", total)
+        norm = emit("Sqrt", _squares(summed))
         beyond = emit("Greater", norm, number(norm, limit))
         factor = emit("Where", beyond, limit / norm, number(norm, 1))
         return [gradient * factor for gradient in summed]
 
-    def _update(self, value: Value, gradient: Value) -> None:
+    def _update(self, value: Value, gradient: Value) -> Value:
+        """Emits a parameter's update; what the parameter becomes."""
         assert value.parameter is not None
         spec, settings = self.spec, value.parameter
         decay = spec.weight_decay * settings.decay_mult
@@ -174,7 +180,18 @@ class _Update:
         if decay and self.solver.decoupled:
             change = change + value * (rate * decay)
         pairs = zip([value.name, *names], [value, *reads], [value - change, *writes], strict=True)
+        written = []
         for name, read, write in pairs:
             if self.last is not None:
                 write = emit("Where", self.last, write, read)
             self._keep(name, read, write)
+            written.append(write)
+        return written[0]
+
+
+def _squares(values: Sequence[Value]) -> Value:
+    """The sum of the squares of all elements of all values."""
+    total = emit("ReduceSumSquare", values[0], keepdims=0)
+    for value in values[1:]:
+        total = total + emit("ReduceSumSquare", value, keepdims=0)
+    return total

@@ -6,6 +6,7 @@ user's model is copied and stays as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,16 @@ from nnconv.runtime.ops.registry import subject
 from nnconv.runtime.training.losses import add_loss
 from nnconv.runtime.training.schedule import Rate
 from nnconv.runtime.training.snapshot import Snapshot
-from nnconv.runtime.training.solvers import SOLVERS
-from nnconv.runtime.training.step import ITERATION, LAST, LOSS, RATE, build_step, history
+from nnconv.runtime.training.solvers import SOLVERS, corrections
+from nnconv.runtime.training.step import (
+    CORRECTIONS,
+    LAST,
+    LOSS,
+    RATE,
+    SQUARES,
+    build_step,
+    history,
+)
 from nnconv.schemas.errors import InputError, MismatchError
 from nnconv.schemas.graph import Model
 from nnconv.schemas.training import TrainingSpec
@@ -90,13 +99,18 @@ class Trainer:
         self._trained = Model(graph, name=model.name, mode="train")
         self._options: dict[str, Any] = {"device": device, "threads": threads}
         self._options |= {"precision": precision, "mode": "train", "seed": self.spec.seed}
-        self.executable: Executable = compile_model(self._trained, **self._options)
-        self._wanted = {port.name for port in self.executable.inputs} - {RATE, LAST}
+        # what an iteration of several passes started from must outlive more runs than one
+        self.executable: Executable = compile_model(
+            self._trained, **self._options, recycle=self.spec.iter_size == 1
+        )
+        own = {RATE, LAST, *CORRECTIONS}
+        self._ports = tuple(port for port in self.executable.inputs if port.name not in own)
+        self._corrected = SOLVERS[self.spec.solver].corrected
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """What a batch must hold: name, type and shape of each."""
-        return tuple(port for port in self.executable.inputs if port.name in self._wanted)
+        return self._ports
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -130,8 +144,8 @@ class Trainer:
         for number, batch in enumerate(batches, 1):
             self._is_last = number == len(batches)
             feeds = self._feeds(batch, rate)
-            results.append(self.executable.run(feeds))
-            if not np.isfinite(results[-1][LOSS]) or (self._is_last and not self._is_sound()):
+            results.append(result := self.executable.run(feeds))
+            if not math.isfinite(result[LOSS]) or (self._is_last and not self._is_sound(result)):
                 self._stop(before, passes, batches[:number], rate)
         self.iteration += 1
         return self._progress(results, rate)
@@ -177,7 +191,7 @@ class Trainer:
             {name: state[history(index, name)] for name in self.parameters}
             for index in range(count)
         )
-        own = {*self.parameters, ITERATION, *(name for name in state if _is_solvers(name))}
+        own = {*self.parameters, *(name for name in state if _is_solvers(name))}
         return Snapshot(
             self.iteration, self.rate.current_step, self.executable.step,
             {name: state[name] for name in self.parameters}, histories,
@@ -196,7 +210,6 @@ class Trainer:
         arrays: dict[str, Any] = {**snapshot.parameters, **snapshot.state}
         for index, held in enumerate(snapshot.histories):
             arrays |= {history(index, name): array for name, array in held.items()}
-        arrays[ITERATION] = np.asarray(snapshot.iteration)
         self.executable.state = arrays
         self.executable.step = snapshot.passes
         self.iteration = snapshot.iteration
@@ -206,17 +219,20 @@ class Trainer:
 
     def _feeds(self, batch: Batch, rate: float) -> dict[str, Any]:
         """What the step takes of a batch; a batch may hold more."""
-        feeds: dict[str, Any] = {k: array for k, array in batch.items() if k in self._wanted}
+        feeds = {port.name: batch[port.name] for port in self._ports if port.name in batch}
         feeds[RATE] = np.float32(rate)
+        if self._corrected:
+            values = corrections(self.spec, self.iteration)
+            feeds |= zip(CORRECTIONS, values, strict=True)
         if self.spec.iter_size > 1:
-            feeds[LAST] = np.asarray(self._is_last)
+            feeds[LAST] = np.float32(self._is_last)
         return feeds
 
     def _progress(self, results: list[dict[str, Array]], rate: float) -> Progress:
         def mean(name: str) -> float:
-            return float(np.mean([np.sum(result[name], dtype=np.float64) for result in results]))
+            return sum([_number(result[name]) for result in results]) / len(results)
 
-        known = {LOSS, *self._step.losses}
+        known = {LOSS, SQUARES, *self._step.losses}
         others = {name: array for name, array in results[-1].items() if name not in known}
         parts = {name: mean(name) for name in self._step.losses}
         return Progress(self.iteration - 1, rate, mean(LOSS), parts, others)
@@ -228,14 +244,12 @@ class Trainer:
 
         return on_gradient
 
-    def _is_sound(self) -> bool:
-        """Whether all parameters are finite; one pass over each, by a product that spreads NaN."""
+    def _is_sound(self, result: Mapping[str, Array]) -> bool:
+        """Whether all parameters are finite; they may be where the sum of their squares is not."""
+        if math.isfinite(result[SQUARES]):
+            return True
         state = self.executable.live_state
-        for name in self.parameters:
-            flat = state[name].ravel()
-            if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
-                return False
-        return True
+        return all(np.isfinite(state[name]).all() for name in self.parameters)
 
     def _stop(
         self, before: Mapping[str, Array], passes: int, batches: Sequence[Batch], rate: float
@@ -263,6 +277,10 @@ class Trainer:
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     return f"'{name}' of {_maker(makers[name])} is not finite"
         return "a parameter is not finite after the update"
+
+
+def _number(loss: Array) -> float:
+    return float(loss) if loss.ndim == 0 else float(loss.sum(dtype=np.float64))
 
 
 def _maker(node: Node) -> str:
