@@ -122,7 +122,8 @@ def finetune(
     """
     known = {setting.name for setting in fields(Settings)}
     own = {key: value for key, value in settings.items() if key in known}
-    rest = {key: value for key, value in settings.items() if key not in known}
+    rest = {**own.pop("solver_settings", {})}
+    rest |= {key: value for key, value in settings.items() if key not in known}
     if not isinstance(data, Dataset):
         own["data"] = str(Path(data).absolute())
     start = model if isinstance(model, Model) else load(model)
