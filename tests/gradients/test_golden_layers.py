@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnconv.runtime.devices.base import Device
 from nnconv.runtime.executor import compile_model
 from tests.golden.harness import Array, Case, covered, distance, part, set_parameters
 from tests.gradients.golden import differentiate, prefixed
@@ -33,6 +34,10 @@ CASES = [
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_are_those_of_caffe(case: Case, device: str) -> None:
+    assert_gradients(case, device)
+
+
+def assert_gradients(case: Case, device: str | Device) -> None:
     arrays = case.arrays()
     model = case.model()
     set_parameters(model, part(arrays, "param"))
