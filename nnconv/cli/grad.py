@@ -16,7 +16,7 @@ from nnconv.schemas.errors import InputError, Report
     examples=[
         ("nnconv grad net.prototxt --of loss -o grad.nnir", "gradients of all parameters"),
         (
-            "nnconv grad zoo:lenet --of prob --wrt data -o saliency.nnir",
+            "nnconv grad zoo:lenet --of ip2 --wrt data -o saliency.nnir",
             "how each score changes with the picture",
         ),
     ],

@@ -109,7 +109,7 @@ def nnconv(capsys: pytest.CaptureFixture[str]) -> CommandLine:
 
 
 def test_what_grad_writes_converts_to_onnx(nnconv: CommandLine, in_folder: Path) -> None:
-    made = nnconv("grad", "zoo:lenet", "--of", "prob", "--wrt", "data,conv1/0", "-o", "g.nnir")
+    made = nnconv("grad", "zoo:lenet", "--of", "ip2", "--wrt", "data,conv1/0", "-o", "g.nnir")
     assert made.code == 0
     assert nnconv("convert", "g.nnir", "g.onnx").code == 0
     picture = np.random.default_rng(0).random((1, 1, 28, 28)).astype(np.float32)
