@@ -146,6 +146,7 @@ class Executable:
         self._takes = tuple((port, port.name, port.dtype.numpy) for port in self.inputs)
         self._state = {s.name: _own(np.asarray(s.read.data)) for s in graph.state}
         self._spares: dict[str, Array] = {}
+        self._watch = _log_step if debug_level() >= 2 else None
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -217,8 +218,8 @@ class Executable:
         integers to float32, say). `watch`, where given, is called with every step and the seconds
         it took. Raises InputError for a missing or unknown input, a wrong type, rank or shape.
         """
-        if watch is None and debug_level() >= 2:
-            watch = _log_step
+        if watch is None:
+            watch = self._watch
         arrays = self._arrays(inputs)
         ready = self._ready(tuple([array.shape for array in arrays]))
         feeds: list[Array | None] = [
@@ -249,8 +250,8 @@ class Executable:
         self._step += 1
         if more:
             self._spares = state
-        changed = results[len(results) - len(ready.states) :]
-        self._state = state | dict(zip(ready.states, changed, strict=True))
+        changed = dict(zip(ready.states, results[len(results) - len(ready.states) :], strict=True))
+        self._state = changed if len(changed) == len(state) else state | changed
         return results
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
@@ -284,7 +285,7 @@ class Executable:
 
     def _arrays(self, inputs: Any) -> list[Array]:
         """The inputs that a run needs, as arrays of the right type, in the order of `inputs`."""
-        if not isinstance(inputs, Mapping):
+        if type(inputs) is not dict and not isinstance(inputs, Mapping):
             wanted = ", ".join(map(str, self.inputs)) or "no inputs"
             kind = type(inputs).__name__
             raise InputError(

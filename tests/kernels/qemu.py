@@ -27,7 +27,7 @@ _PAGE = 4096
 _MAIN = """\
 define void @_start() {
   %ran = call i64 @nnconv_lead(ptr inttoptr (i64 JOBS to ptr), i64 COUNT,
-    ptr inttoptr (i64 COUNTERS to ptr), i64 1, ptr null, i64 0)
+    ptr inttoptr (i64 COUNTERS to ptr), i64 1, i64 1, ptr null, i64 0)
   br label %next
 next:
   %at = phi i64 [ DATA, %0 ], [ %to, %more ]
@@ -43,7 +43,7 @@ over:
   unreachable
 }
 declare i64 @system(i64, i64, i64, i64)
-declare i64 @nnconv_lead(ptr, i64, ptr, i64, ptr, i64)
+declare i64 @nnconv_lead(ptr, i64, ptr, i64, i64, ptr, i64)
 define i32 @sched_yield() {
   ret i32 0
 }
@@ -85,8 +85,8 @@ class _Memory:
             at += -(-buffer.nbytes // 64) * 64
         self.data_end = at
         self.counters = at
-        self.jobs = at + 128 * len(buffers)
-        self.arguments = self.jobs + 32 * len(buffers)
+        self.jobs = at + 128 * len(buffers)  # two counters a job: items done, items taken
+        self.arguments = self.jobs + 40 * len(buffers)
         self.end = -(-(self.arguments + 8 * len(buffers)) // 64) * 64
 
     def main(self, count: int) -> str:
@@ -104,8 +104,8 @@ class _Memory:
         done = 0
         for number, (kernel, given) in enumerate(work):
             arguments = self.arguments + 8 * done
-            job = (symbols[kernel.name], arguments, kernel.total, kernel.chunk)
-            struct.pack_into("<4Q", data, self.jobs - start + 32 * number, *job)
+            job = (symbols[kernel.name], arguments, kernel.total, kernel.chunk, kernel.total)
+            struct.pack_into("<5Q", data, self.jobs - start + 40 * number, *job)
             places = self.places[done : done + len(given)]
             struct.pack_into(f"<{len(given)}Q", data, arguments - start, *places)
             done += len(given)

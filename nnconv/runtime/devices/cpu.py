@@ -7,6 +7,7 @@ arena, the tables of addresses) is a `_Frame`, and each call takes a free one or
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 import time
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 _MOST_FRAMES = 16  # kept for later calls; more exist only while more callers run at once
+_SMALL = 4096  # bytes of an array that is copied sooner than kernels are given its address
 
 Addressed = tuple[Kernel, tuple[int, ...]]
 """A kernel with the addresses of its arguments."""
@@ -199,10 +201,14 @@ class _Frame:
             if isinstance(stage, HostCall)
         }
         self._lasting = _lasting(lowered)
-        self._results = [(result.slot, result.copy) for result in lowered.results]
         self._empty: list[Any] = [None] * lowered.slots
         for slot, data in lowered.stored.items():
             self._empty[slot] = data
+        own = _small_results(lowered)
+        for slot in own:
+            self._empty[slot] = np.empty(lowered.fresh[slot], np.float32)
+        self._results = [(r.slot, r.copy or r.slot in own) for r in lowered.results]
+        self._small_feeds: list[tuple[int, Array]] | None = None
 
     def run(
         self,
@@ -216,6 +222,11 @@ class _Frame:
         values = self._empty.copy()
         for slot, array in zip(lowered.feeds, arrays, strict=True):
             values[slot] = array
+        if self._small_feeds is None:
+            self._small_feeds = _small_feeds(lowered, arrays)
+        for slot, here in self._small_feeds:
+            np.copyto(here, values[slot])
+            values[slot] = here
         for slot, array in spares:
             values[slot] = array
         for slot, sizes in lowered.fresh.items():
@@ -320,6 +331,24 @@ def _lasting(lowered: Lowered) -> set[int]:
     first = len(lowered.results) - lowered.states
     written = {result.slot for result in lowered.results[first:]}
     return {*lowered.feeds[len(lowered.feeds) - lowered.states :], *written}
+
+
+def _small_results(lowered: Lowered) -> set[int]:
+    """The slots of small outputs: computed in an array of the frame and copied from there."""
+    states = {result.slot for result in lowered.results[len(lowered.results) - lowered.states :]}
+    return {
+        slot
+        for slot, sizes in lowered.fresh.items()
+        if slot not in states and 4 * math.prod(sizes) <= _SMALL
+    }
+
+
+def _small_feeds(lowered: Lowered, arrays: Sequence[Array | None]) -> list[tuple[int, Array]]:
+    """The slots of small inputs, with arrays of the frame to copy them to; all runs have the same
+    shapes and types.
+    """
+    given = zip(lowered.feeds, arrays[: len(arrays) - lowered.states], strict=False)
+    return [(slot, np.empty_like(a)) for slot, a in given if a is not None and a.nbytes <= _SMALL]
 
 
 def _spares(lowered: Lowered) -> list[tuple[int, int]]:

@@ -1,12 +1,15 @@
 """Running a plan: a table of jobs walked by one generated function, by as many threads as there
 are.
 
-A job is (function, its table of addresses, total items, chunk). Every thread calls the same `run`;
-it takes chunks of the current job by an atomic counter and waits until all items of a job are done
-before going on. Each counter carries the number of the run it belongs to, so a helper that wakes
-late finds foreign numbers and leaves: the caller never waits for a helper that holds no work, and a
-busy machine costs no more than the cores it takes away. Items are independent and partitioned by
-shape, so results are the same bit for bit whoever takes them.
+A job is (function, its table of addresses, total items, chunk). Every thread calls the same `run`.
+A job's items are split into as many segments as there are threads, each with a counter of its own.
+A thread takes chunks of its own segment, then of the others', and waits until all items of a job
+are done before going on: so from job to job, and from run to run, a core meets the same part of the
+data, and two threads seldom reach for the same counter. Each counter carries the number of the run
+it belongs to, so a helper that wakes late finds foreign numbers and leaves: the caller never waits
+for a helper that holds no work, and a busy machine costs no more than the cores it takes away.
+Items are independent and partitioned by shape, so results are the same bit for bit whoever takes
+them.
 
 Helpers are Python threads inside the generated `serve`, which releases the GIL, watches a mailbox
 for about a millisecond and then returns to be parked on a semaphore.
@@ -39,36 +42,60 @@ _COUNT_BITS = 40  # items of a job; the bits above hold the number of the run
 _RUN_NUMBERS = 1 << (63 - _COUNT_BITS)
 _SPINS = 3000  # pauses before a waiting thread starts to give its core away
 _IDLE_YIELDS = 1500  # further turns before an idle helper goes to sleep: about a millisecond
-_WORDS = 16  # int64 a job in the table of counters: `next` and `done` on their own cache lines
+_LINE = 8  # int64 in a cache line: each counter has one of its own
+_JOB_WORDS = 5  # function, arguments, items, items of a chunk, items of a segment
+_MOST_SEGMENTS = 8  # of a job; more threads share them
+_WORDS = 2 * _LINE  # int64 of a mailbox
 
 
 def _run_ir(pause: str, declare: str, give_way: str) -> str:
-    """`run(jobs, count, counters, number)` and `serve(mailbox)`; both return when nothing is
-    left.
+    """`run(jobs, count, counters, number, segments, me)` and `serve(mailbox)`; both return when
+    nothing is left.
     """
     return f"""\
-; run: walk `count` jobs of (function, arguments, total, chunk); counters belong to run `number`.
-define i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number) #0 {{
+; run: walk `count` jobs of (function, arguments, total, chunk, span of a segment) as thread `me`;
+; counters (of items done, then of items taken from each segment) belong to run `number`.
+define i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number, i64 %segments, i64 %me)
+#0 {{
 entry:
   %tag = shl i64 %number, {_COUNT_BITS}
+  %own = urem i64 %me, %segments
+  %lines = add i64 %segments, 1
+  %job.counters = mul i64 %lines, {_LINE}
   br label %job
 job:
   %j = phi i64 [ 0, %entry ], [ %j.next, %finished ]
-  %j.at = mul i64 %j, 4
+  %j.at = mul i64 %j, {_JOB_WORDS}
   %p.function = getelementptr i64, ptr %jobs, i64 %j.at
   %p.arguments = getelementptr i64, ptr %p.function, i64 1
   %p.total = getelementptr i64, ptr %p.function, i64 2
   %p.chunk = getelementptr i64, ptr %p.function, i64 3
+  %p.span = getelementptr i64, ptr %p.function, i64 4
   %function = load ptr, ptr %p.function
   %arguments = load ptr, ptr %p.arguments
   %total = load i64, ptr %p.total
   %chunk = load i64, ptr %p.chunk
-  %c.at = mul i64 %j, {_WORDS}
-  %next = getelementptr i64, ptr %counters, i64 %c.at
-  %done = getelementptr i64, ptr %next, i64 8
+  %span = load i64, ptr %p.span
+  %c.at = mul i64 %j, %job.counters
+  %done = getelementptr i64, ptr %counters, i64 %c.at
   %end = add i64 %tag, %total
-  br label %look
+  br label %segment
+segment:
+  %s = phi i64 [ %own, %job ], [ %s.next, %next.segment ]
+  %visited = phi i64 [ 0, %job ], [ %visited.next, %next.segment ]
+  %mine = phi i64 [ 0, %job ], [ %so.far, %next.segment ]
+  %base = mul i64 %s, %span
+  %beyond = add i64 %base, %span
+  %cut = icmp ult i64 %beyond, %total
+  %limit = select i1 %cut, i64 %beyond, i64 %total
+  %start = sub i64 %base, %tag
+  %some = icmp ult i64 %base, %total
+  %s.line = add i64 %s, 1
+  %s.at = mul i64 %s.line, {_LINE}
+  %next = getelementptr i64, ptr %done, i64 %s.at
+  br i1 %some, label %look, label %next.segment
 look:
+  %held = phi i64 [ %mine, %segment ], [ %held.next, %work ]
   %seen = load atomic i64, ptr %next seq_cst, align 8
   br label %try
 try:
@@ -77,8 +104,9 @@ try:
   %ours = icmp eq i64 %run, %number
   br i1 %ours, label %fresh, label %stale
 fresh:
-  %left = icmp ult i64 %at, %end
-  br i1 %left, label %take, label %wait
+  %lo = add i64 %start, %at
+  %left = icmp ult i64 %lo, %limit
+  br i1 %left, label %take, label %next.segment
 take:
   %to = add i64 %at, %chunk
   %swap = cmpxchg ptr %next, i64 %at, i64 %to seq_cst seq_cst
@@ -88,16 +116,29 @@ take:
 again:
   br label %try
 work:
-  %lo = sub i64 %at, %tag
   %hi.far = add i64 %lo, %chunk
-  %inside = icmp ult i64 %hi.far, %total
-  %hi = select i1 %inside, i64 %hi.far, i64 %total
+  %inside = icmp ult i64 %hi.far, %limit
+  %hi = select i1 %inside, i64 %hi.far, i64 %limit
   call void %function(ptr %arguments, i64 %lo, i64 %hi)
   %items = sub i64 %hi, %lo
-  %before = atomicrmw add ptr %done, i64 %items seq_cst
+  %held.next = add i64 %held, %items
   br label %look
+next.segment:
+  %so.far = phi i64 [ %mine, %segment ], [ %held, %fresh ]
+  %s.up = add i64 %s, 1
+  %s.over = icmp eq i64 %s.up, %segments
+  %s.next = select i1 %s.over, i64 0, i64 %s.up
+  %visited.next = add i64 %visited, 1
+  %all.seen = icmp eq i64 %visited.next, %segments
+  br i1 %all.seen, label %taken, label %segment
+taken:
+  %nothing = icmp eq i64 %so.far, 0
+  br i1 %nothing, label %wait, label %tell
+tell:
+  %before = atomicrmw add ptr %done, i64 %so.far seq_cst
+  br label %wait
 wait:
-  %spins = phi i64 [ 0, %fresh ], [ %spins.next, %spin ], [ %spins.next, %yield ]
+  %spins = phi i64 [ 0, %taken ], [ 0, %tell ], [ %spins.next, %spin ], [ %spins.next, %yield ]
   %ready = load atomic i64, ptr %done acquire, align 8
   %ready.run = lshr i64 %ready, {_COUNT_BITS}
   %ready.ours = icmp eq i64 %ready.run, %number
@@ -123,14 +164,16 @@ stale:
   ret i64 0
 }}
 
-; serve: mailbox = (ticket, jobs, count, counters, number; busy); returns after a while of silence.
-define i64 @nnconv_serve(ptr %mailbox, i64 %last) #0 {{
+; serve: mailbox = (ticket, jobs, count, counters, number, segments; busy), as thread `me`; returns
+; after a while of silence.
+define i64 @nnconv_serve(ptr %mailbox, i64 %last, i64 %me) #0 {{
 entry:
   %p.jobs = getelementptr i64, ptr %mailbox, i64 1
   %p.count = getelementptr i64, ptr %mailbox, i64 2
   %p.counters = getelementptr i64, ptr %mailbox, i64 3
   %p.number = getelementptr i64, ptr %mailbox, i64 4
-  %p.busy = getelementptr i64, ptr %mailbox, i64 8
+  %p.segments = getelementptr i64, ptr %mailbox, i64 5
+  %p.busy = getelementptr i64, ptr %mailbox, i64 {_LINE}
   br label %start
 start:
   %known = phi i64 [ %last, %entry ], [ %ticket, %leave ]
@@ -160,13 +203,15 @@ enter:
   %count = load atomic i64, ptr %p.count seq_cst, align 8
   %counters = load atomic ptr, ptr %p.counters seq_cst, align 8
   %number = load atomic i64, ptr %p.number seq_cst, align 8
+  %segments = load atomic i64, ptr %p.segments seq_cst, align 8
   %check = load atomic i64, ptr %mailbox seq_cst, align 8
   %same = icmp eq i64 %check, %ticket
   %some = icmp ne i64 %count, 0
   %go = and i1 %same, %some
   br i1 %go, label %help, label %leave
 help:
-  %result = call i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number)
+  %result = call i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number,
+    i64 %segments, i64 %me)
   br label %leave
 leave:
   store atomic i64 0, ptr %p.busy seq_cst, align 8
@@ -176,22 +221,22 @@ over:
 }}
 
 ; lead: mark the counters with this run's number, put it into `helpers` mailboxes, work along.
-define i64 @nnconv_lead(ptr %jobs, i64 %count, ptr %counters, i64 %number, ptr %mail, i64 %helpers)
-#0 {{
+define i64 @nnconv_lead(ptr %jobs, i64 %count, ptr %counters, i64 %number, i64 %segments, ptr %mail,
+  i64 %helpers) #0 {{
 entry:
   %tag = shl i64 %number, {_COUNT_BITS}
+  %lines = add i64 %segments, 1
+  %all = mul i64 %count, %lines
   %any = icmp ne i64 %count, 0
   br i1 %any, label %mark, label %marked
 mark:
-  %j = phi i64 [ 0, %entry ], [ %j.next, %mark ]
-  %c.at = mul i64 %j, {_WORDS}
-  %next = getelementptr i64, ptr %counters, i64 %c.at
-  %done = getelementptr i64, ptr %next, i64 8
-  store atomic i64 %tag, ptr %done seq_cst, align 8
-  store atomic i64 %tag, ptr %next seq_cst, align 8
-  %j.next = add i64 %j, 1
-  %j.more = icmp ult i64 %j.next, %count
-  br i1 %j.more, label %mark, label %marked
+  %c = phi i64 [ 0, %entry ], [ %c.next, %mark ]
+  %c.at = mul i64 %c, {_LINE}
+  %counter = getelementptr i64, ptr %counters, i64 %c.at
+  store atomic i64 %tag, ptr %counter release, align 8
+  %c.next = add i64 %c, 1
+  %c.more = icmp ult i64 %c.next, %all
+  br i1 %c.more, label %mark, label %marked
 marked:
   %alone = icmp eq i64 %helpers, 0
   br i1 %alone, label %go, label %post
@@ -203,12 +248,14 @@ post:
   %p.count = getelementptr i64, ptr %box, i64 2
   %p.counters = getelementptr i64, ptr %box, i64 3
   %p.number = getelementptr i64, ptr %box, i64 4
+  %p.segments = getelementptr i64, ptr %box, i64 5
   ; the ticket is odd while the letter is being written: a reader that saw either half comes again
   %odd = atomicrmw add ptr %box, i64 1 seq_cst
   store atomic ptr %jobs, ptr %p.jobs seq_cst, align 8
   store atomic i64 %count, ptr %p.count seq_cst, align 8
   store atomic ptr %counters, ptr %p.counters seq_cst, align 8
   store atomic i64 %number, ptr %p.number seq_cst, align 8
+  store atomic i64 %segments, ptr %p.segments seq_cst, align 8
   %even = atomicrmw add ptr %box, i64 1 seq_cst
   %h.next = add i64 %h, 1
   %h.more = icmp ult i64 %h.next, %helpers
@@ -216,7 +263,8 @@ post:
 go:
   br i1 %any, label %work, label %over
 work:
-  %result = call i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number)
+  %result = call i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number,
+    i64 %segments, i64 0)
   ret i64 %result
 over:
   ret i64 1
@@ -244,8 +292,8 @@ def _functions() -> tuple[jit.Code, Any, Any]:
     """
     code = jit.load(_text(jit.host()))
     word = ctypes.c_int64
-    lead = ctypes.CFUNCTYPE(word, *[word] * 6)(code.addresses["nnconv_lead"])
-    serve = ctypes.CFUNCTYPE(word, word, word)(code.addresses["nnconv_serve"])
+    lead = ctypes.CFUNCTYPE(word, *[word] * 7)(code.addresses["nnconv_lead"])
+    serve = ctypes.CFUNCTYPE(word, *[word] * 3)(code.addresses["nnconv_serve"])
     return code, lead, serve
 
 
@@ -274,7 +322,7 @@ class Team:
             slot = len(self._helpers)
             box = self._mail[slot * _WORDS : (slot + 1) * _WORDS]
             try:
-                self._helpers.append(_Helper(box, f"nnconv-{slot + 1}"))
+                self._helpers.append(_Helper(box, slot + 1))
             except RuntimeError:  # no more threads to be had: slower, not wrong
                 break
         return min(count, len(self._helpers))
@@ -308,7 +356,7 @@ class Team:
             return
         with self._free:
             _, lead, _ = _functions()
-            lead(0, 0, 0, 0, self._mail_at, len(self._helpers))
+            lead(0, 0, 0, 0, 1, self._mail_at, len(self._helpers))
             while any(helper.busy_with(jobs) for helper in self._helpers):
                 time.sleep(0)
 
@@ -325,19 +373,22 @@ class _Helper:
     while.
     """
 
-    def __init__(self, box: np.ndarray, name: str) -> None:
+    def __init__(self, box: np.ndarray, number: int) -> None:
         self._box = box
+        self._number = number
         self._bell = threading.Semaphore(0)
         self._asleep = False
         self._stop = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"nnconv-{number}", daemon=True
+        )
         self._thread.start()
 
     def _work(self) -> None:
         _, _, serve = _functions()
         ticket = 0  # also takes what was posted before this thread came up
         while not self._stop:
-            ticket = serve(self._box.ctypes.data, ticket)
+            ticket = serve(self._box.ctypes.data, ticket, self._number)
             self._asleep = True
             # What was posted between the last look and this line would otherwise wait for the next
             # run.
@@ -351,7 +402,7 @@ class _Helper:
             self._bell.release()
 
     def busy_with(self, jobs: int) -> bool:
-        return bool(self._box[8] == jobs)
+        return bool(self._box[_LINE] == jobs)
 
     def dismiss(self) -> None:
         self._stop = True
@@ -404,9 +455,11 @@ class JobTable:
         self._number = 0
         self._starts = np.cumsum([0, *(len(job.arguments) for job in jobs)])
         self._addresses = aligned(int(self._starts[-1]) + 1, np.int64, 0)
-        self._counters = aligned(max(len(jobs), 1) * _WORDS, np.int64, 0)
+        self._segments = min(self.threads, _MOST_SEGMENTS)
+        lines = max(len(jobs), 1) * (1 + self._segments)
+        self._counters = aligned(lines * _LINE, np.int64, 0)
         self._cells = self._addresses.data  # single items are set faster than numpy's
-        self._jobs = aligned(max(len(jobs), 1) * 4, np.int64, 0)
+        self._jobs = aligned(max(len(jobs), 1) * _JOB_WORDS, np.int64, 0)
         self._at = int(self._jobs.ctypes.data)
         self._counters_at = int(self._counters.ctypes.data)
         self._count = len(jobs)
@@ -420,7 +473,10 @@ class JobTable:
         start = int(self._starts[i])
         self._addresses[start : start + len(job.arguments)] = job.arguments
         table = self._addresses.ctypes.data + start * 8
-        self._jobs[i * 4 : i * 4 + 4] = (job.code.address, table, job.total, job.chunk)
+        chunks = -(-job.total // job.chunk)
+        span = -(-chunks // self._segments) * job.chunk
+        words = (job.code.address, table, job.total, job.chunk, span)
+        self._jobs[i * _JOB_WORDS : (i + 1) * _JOB_WORDS] = words
 
     def __len__(self) -> int:
         return self._count
@@ -442,10 +498,10 @@ class JobTable:
             if self._count:
                 _team.run(self)
 
-    def next_run(self) -> tuple[int, int, int, int]:
-        """(jobs, count, counters, number) for `lead`; every run has another number."""
+    def next_run(self) -> tuple[int, int, int, int, int]:
+        """(jobs, count, counters, number, segments) for `lead`; every run has another number."""
         self._number = self._number % (_RUN_NUMBERS - 1) + 1
-        return self._at, self._count, self._counters_at, self._number
+        return self._at, self._count, self._counters_at, self._number, self._segments
 
     def unlock(self) -> None:
         """After a fork: the thread that held the lock does not exist here."""

@@ -105,6 +105,8 @@ class Trainer:
         )
         own = {RATE, LAST, *CORRECTIONS}
         self._ports = tuple(port for port in self.executable.inputs if port.name not in own)
+        known = {LOSS, SQUARES, *self._step.losses}
+        self._others = [p.name for p in self.executable.outputs if p.name not in known]
         self._corrected = SOLVERS[self.spec.solver].corrected
 
     @property
@@ -220,21 +222,20 @@ class Trainer:
     def _feeds(self, batch: Batch, rate: float) -> dict[str, Any]:
         """What the step takes of a batch; a batch may hold more."""
         feeds = {port.name: batch[port.name] for port in self._ports if port.name in batch}
-        feeds[RATE] = np.float32(rate)
+        feeds[RATE] = np.array(rate, np.float32)
         if self._corrected:
             values = corrections(self.spec, self.iteration)
             feeds |= zip(CORRECTIONS, values, strict=True)
         if self.spec.iter_size > 1:
-            feeds[LAST] = np.float32(self._is_last)
+            feeds[LAST] = np.array(self._is_last, np.float32)
         return feeds
 
     def _progress(self, results: list[dict[str, Array]], rate: float) -> Progress:
         def mean(name: str) -> float:
             return sum([_number(result[name]) for result in results]) / len(results)
 
-        known = {LOSS, SQUARES, *self._step.losses}
-        others = {name: array for name, array in results[-1].items() if name not in known}
         parts = {name: mean(name) for name in self._step.losses}
+        others = {name: results[-1][name] for name in self._others}
         return Progress(self.iteration - 1, rate, mean(LOSS), parts, others)
 
     def _pass_on(self, function: Callable[[str, Array], None]) -> Callable[[str, Array], None]:
