@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -81,21 +81,28 @@ class Loader:
         """Training batch `number`, counted from 0; the same whenever and wherever it is asked
         for.
         """
-        epochs, places = self._places(number)
-        indices = places
-        if self._shuffle:
-            borders = np.flatnonzero(epochs[1:] != epochs[:-1]) + 1
-            starts = (0, *borders.tolist())
-            parts = [slice(*ends) for ends in zip(starts, (*starts[1:], None), strict=True)]
-            found = [self._order(int(epochs[p.start]))[places[p]] for p in parts]
-            indices = found[0] if len(found) == 1 else np.concatenate(found)
-        words = _words(self._variations, epochs, indices) if self._transforms else None
+        parts = [
+            self._order(epoch)[start:stop] if self._shuffle else np.arange(start, stop)
+            for epoch, start, stop in self._parts(number)
+        ]
+        indices = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        words = None
+        if self._transforms:
+            counts = [len(part) for part in parts]
+            epochs = np.repeat([epoch for epoch, _, _ in self._parts(number)], counts)
+            words = _words(self._variations, epochs, indices)
         return self._prepared(indices, words)
 
-    def _places(self, number: int) -> tuple[Array, Array]:
-        """Epoch and place in it of each sample of a batch."""
-        positions = np.arange(number * self.batch, (number + 1) * self.batch)
-        return np.divmod(positions, len(self.dataset))
+    def _parts(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """The epochs that a batch has samples of, with the first place in it and the one behind
+        the last.
+        """
+        position, end, size = number * self.batch, (number + 1) * self.batch, len(self.dataset)
+        while position < end:
+            epoch, start = divmod(position, size)
+            stop = min(size, start + end - position)
+            yield epoch, start, stop
+            position += stop - start
 
     def stream(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """Training batches `start` up to `stop` (None: for ever), read ahead by the workers."""
@@ -119,7 +126,9 @@ class Loader:
         return {new: batch[old] for old, new in self._names.items()}
 
     def _make_order(self, epoch: int) -> Array:
-        return shuffled(len(self.dataset), self._orders, epoch)
+        order = shuffled(len(self.dataset), self._orders, epoch)
+        order.flags.writeable = False  # batches are given views of it
+        return order
 
     def _ahead(
         self, read: Callable[[int], Batch], start: int, stop: int | None
