@@ -379,9 +379,7 @@ class _Helper:
         self._bell = threading.Semaphore(0)
         self._asleep = False
         self._stop = False
-        self._thread = threading.Thread(
-            target=self._work, name=f"nnconv-{number}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name=f"nnconv-{number}", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
