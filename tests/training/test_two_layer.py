@@ -31,7 +31,7 @@ def losses_of_torch(solver: str) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("device", ["reference", "cpu", "opencl"])
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_the_two_layer_network_trains_as_in_pytorch(solver: str, device: str) -> None:
     ours, theirs = two_layer().train(solver, STEPS, device), losses_of_torch(solver)

@@ -20,7 +20,7 @@ from tests.training_loop.nets import clusters, tiny_net
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NNCONV_DEVICE": "reference"}
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("device", ["reference", "cpu", "opencl"])
 @pytest.mark.parametrize("solver", ["adam", "nesterov"])
 def test_twenty_kills_change_not_a_bit(tmp_path: Path, solver: str, device: str) -> None:
     """Parameters, momenta and the loss curve of a run that was killed so often, and of one that
