@@ -228,7 +228,7 @@ def _verdict(difference: float | None) -> str:
 @click.argument("left", metavar="A")
 @click.argument("right", metavar="B")
 @click.option(
-    "--tolerance", type=float, default=0.0, metavar="T",
+    "--tolerance", type=click.FloatRange(min=0), default=0.0, metavar="T",
     help="Weights may differ by this share of their largest.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

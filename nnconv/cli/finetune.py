@@ -71,7 +71,10 @@ INTERRUPTED = 130
     "--solver-file", metavar="FILE",
     help="Caffe's solver.prototxt: how to update, how long, and its net where MODEL is left out.",
 )  # fmt: skip
-@click.option("--lr", type=float, metavar="RATE", help="The learning rate, 1e-4 by default.")
+@click.option(
+    "--lr", type=click.FloatRange(min=0), metavar="RATE",
+    help="The learning rate, 1e-4 by default.",
+)  # fmt: skip
 @click.option(
     "--set", "more", metavar="NAME=VALUE", multiple=True,
     help="Another setting of the solver: momentum, weight_decay, policy, gamma, iter_size ...",

@@ -223,7 +223,8 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
 
     form = identify(path)
     if form.weights:
-        found: Checkpoint = form.function("weights")(path)
+        with paused():
+            found: Checkpoint = form.function("weights")(path)
         return found
     return Checkpoint.of(read([path]))
 

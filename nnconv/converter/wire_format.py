@@ -71,7 +71,11 @@ def fields(
             raise Malformed(f"no field has the number {number}", tag)
         start = position
         if wire_type == LENGTH:
-            length, start = read_varint(data, position, end)
+            # most lengths are one byte
+            if position < end and (length := data[position]) < 0x80:
+                start = position + 1
+            else:
+                length, start = read_varint(data, position, end)
             position = start + length
         elif wire_type == VARINT:
             _, position = read_varint(data, position, end)

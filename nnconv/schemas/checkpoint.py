@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from nnconv.schemas.errors import InputError
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Model
     from nnconv.schemas.types import Array
+
+
+MOST_ARRAYS = 1 << 19
+"""In one file: 131,072 parameters, as many as a caffemodel may hold blobs, and three arrays of the
+solver for each."""
 
 
 class Header(NamedTuple):
@@ -79,6 +85,15 @@ class Checkpoint:
             if state.read.parameter is None and state.read.data is not None
         }
         return Checkpoint(dict(model.weights), held)
+
+
+def check_number(count: int) -> None:
+    """Raise InputError for more arrays than a file may hold."""
+    if count > MOST_ARRAYS:
+        raise InputError(
+            f"the file holds {count:,} arrays, {MOST_ARRAYS:,} is the most",
+            hint="no net has so many",
+        )
 
 
 def header(arrays: Arrays, name: str) -> Header:

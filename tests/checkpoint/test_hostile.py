@@ -18,9 +18,10 @@ import pytest
 from numpy.lib import format as npy
 
 from nnconv.converter.checkpoint.files import read_checkpoint, write_checkpoint
+from nnconv.converter.wire_format import length_delimited
 from nnconv.schemas import checkpoint_pb2 as pb
-from nnconv.schemas.checkpoint import Checkpoint
-from nnconv.schemas.errors import NnconvError
+from nnconv.schemas.checkpoint import MOST_ARRAYS, Checkpoint
+from nnconv.schemas.errors import InputError, NnconvError
 from tests.places import REPOSITORY
 
 HUGE = 1 << 60
@@ -155,6 +156,72 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- very many arrays -----------------------------------------------------------------------------
+
+TOO_MANY = MOST_ARRAYS + 1
+
+
+def many_tensors() -> bytes:
+    elements = pb.Tensor(type=1, sizes=[1], data=bytes(4)).SerializeToString()
+    names = (length_delimited(1, b"%x" % number) for number in range(TOO_MANY))
+    return message() + b"".join(length_delimited(6, name + elements) for name in names)
+
+
+def many_entries() -> bytes:
+    """A zip's directory of as many entries; none of them is ever looked for."""
+    listed = struct.pack("<4s6H3L5H2L", b"PK\1\2", *[0] * 9, 1, *[0] * 6) + b"a"
+    end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, TOO_MANY, TOO_MANY,
+                        TOO_MANY * len(listed), 0)  # fmt: skip
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, TOO_MANY * len(listed), 1)
+    return (
+        listed * TOO_MANY
+        + end64
+        + locator
+        + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    )
+
+
+def many_offsets() -> bytes:
+    entries = ",".join(
+        f'"{number:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+        for number in range(TOO_MANY)
+    )
+    return safetensors(f"{{{entries}}}".encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("a.pb", many_tensors), ("a.npz", many_entries), ("a.safetensors", many_offsets)],
+)
+def test_more_arrays_than_any_net_has_are_refused(
+    name: str, make: Callable[[], bytes], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(make())
+    with pytest.raises(InputError, match=f"{MOST_ARRAYS:,}"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_small_tensors_are_read_as_large_ones_are(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        str(size): np.arange(size, dtype=np.float32) for size in (0, 1, 1000, 1020, 1030, 5000)
+    }
+    write_checkpoint(Checkpoint(arrays), tmp_path / "a.pb")
+    found = read_checkpoint(tmp_path / "a.pb").parameters
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert not found[name].flags.writeable
+
+
+@pytest.mark.parametrize("size", [2, 5000])
+def test_a_tensor_with_two_fields_of_elements_is_refused(size: int, tmp_path: Path) -> None:
+    elements = length_delimited(5, bytes(4 * size))
+    tensor = pb.Tensor(name="a", type=1, sizes=[size]).SerializeToString() + elements * 2
+    (tmp_path / "a.pb").write_bytes(message() + length_delimited(6, tensor))
+    with pytest.raises(InputError, match="twice"):
+        read_checkpoint(tmp_path / "a.pb")
 
 
 def test_a_damaged_element_is_seen_by_its_checksum(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ CASES = [
     ("shwo zoo", "did you mean 'show'"),
     ("run zoo:lenet --phase test", "No such option"),
     ("run zoo:lenet --top 0", "--top"),
+    ("diff zoo:lenet zoo:lenet --tolerance -1", "--tolerance"),
+    ("finetune zoo:lenet --data . -o o.nnir --lr -1", "--lr"),
 ]
 
 

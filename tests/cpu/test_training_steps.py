@@ -1,5 +1,5 @@
-"""Whole training steps on the cpu device: Caffe's recorded runs, what plans leave to the reference,
-and what stays the same whoever takes a step."""
+"""Whole training steps on the cpu device: what plans leave to the reference, and what stays the
+same whoever takes a step. Caffe's recorded runs are in tests/training/test_golden_train.py."""
 
 from __future__ import annotations
 
@@ -8,38 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnconv.converter.caffe.layers import READERS
 from nnconv.runtime.executor import Executable, compile_model
-from nnconv.runtime.training import Trainer
 from nnconv.runtime.training.solvers import corrections
 from nnconv.runtime.training.step import CORRECTIONS, build_step
 from nnconv.schemas.dims import Shape, Symbolic
 from nnconv.schemas.graph import Graph, Loss, Model, Parameter, State, Value
 from nnconv.schemas.training import TrainingSpec
 from nnconv.schemas.types import DType
-from tests.golden.harness import Case, relative_l2
-from tests.training.golden import RUNS, Run, is_covered
 
 Array = np.ndarray[Any, Any]
-COVERED = [case for case in RUNS if is_covered(case, READERS)]
-
-
-@pytest.mark.parametrize("case", COVERED, ids=str)
-def test_a_run_of_caffe_is_repeated_by_kernels(case: Case) -> None:
-    """Parameters after 1, 2 and 10 updates within the rule of golden/README.md."""
-    run = Run(case)
-    trainer = Trainer(run.model, solver=run.spec, device="cpu")
-    yardstick = case.entry["ulp_yardstick"]["param_rel_l2"]
-    passes = 0
-    while trainer.iteration < 10:
-        batches = [run.batch(passes + k) for k in range(run.spec.iter_size)]
-        passes += len(batches)
-        trainer.step(*batches)
-        if (done := trainer.iteration) in (1, 2, 10):
-            for facts in case.entry["params"]:
-                got, reference = run.compared(trainer, facts["key"])
-                limit = max(1e-6, 10 * yardstick[str(done)])
-                assert relative_l2(got, reference) <= limit, f"{facts['key']} after {done}"
 
 
 class Builder:

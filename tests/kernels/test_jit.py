@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,36 @@ def test_without_llvmlite_the_error_says_what_to_install() -> None:
 def test_source_that_llvm_refuses_is_our_bug() -> None:
     with pytest.raises(InternalError, match="LLVM refuses the source of kernel broken"):
         jit.emit_object(jit.Text("broken", "define void @broken( {"), jit.host())
+
+
+class OtherLibrary:
+    """A library of LLVM that has everything but what `jit` takes from its wrapper."""
+
+    def __init__(self, lib: Any, missing: str) -> None:
+        self.lib, self.missing = lib, missing
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.missing:
+            raise AttributeError(name)
+        return getattr(self.lib, name)
+
+
+@pytest.mark.parametrize(
+    "missing", ["", "_name", "_handle", "LLVMPY_TargetMachineEmitToMemory", "LLVMPY_GetBufferSize"]
+)
+def test_another_llvmlite_compiles_the_same_objects(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, target = relu(103), jit.host()
+    expected = jit.emit_object(kernel, target)
+    ffi = jit.require().ffi
+    unlocked = jit._unlocked.__wrapped__
+    with monkeypatch.context() as patch:
+        patch.setattr(ffi, "lib", OtherLibrary(ffi.lib, missing))
+        emit = unlocked()
+    assert (emit is None) == bool(missing)
+    monkeypatch.setattr(jit, "_unlocked", lambda: emit)
+    assert jit.emit_object(kernel, target) == expected
 
 
 def test_names_follow_the_description() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from nnconv.converter.onnx.reader import import_onnx
+from nnconv.converter.onnx.wire import MANY_NODES
 from nnconv.converter.wire_format import length_delimited, varint
 from nnconv.schemas.errors import InputError, NnconvError
 from tests.onnx.support import stored_model
+from tests.places import REPOSITORY
 
 MUTATIONS = 20_000
 
@@ -170,6 +173,102 @@ def test_a_tensor_of_2_to_the_60_is_refused_within_64_mib(
 def test_a_result_of_2_to_the_60_is_a_shape_and_no_allocation() -> None:
     model = import_onnx(_expanding())
     assert model.outputs[0].shape == (1 << 60,)
+
+
+# --- very many parts that are next to nothing -----------------------------------------------------
+
+
+def node(*inputs: str, output: str = "", op: str = "Abs") -> bytes:
+    """A node on the wire, as short as it can be."""
+    content = b"".join(length_delimited(1, name.encode()) for name in inputs)
+    content += length_delimited(2, output.encode()) if output else b""
+    return length_delimited(1, content + length_delimited(4, op.encode()))
+
+
+def port(number: int, name: str) -> bytes:
+    """A graph's input or output, float[1]."""
+    shape = length_delimited(2, length_delimited(1, b"\x08\x01"))
+    return length_delimited(
+        number,
+        length_delimited(1, name.encode())
+        + length_delimited(2, length_delimited(1, b"\x08\x01" + shape)),
+    )
+
+
+def filled(unit: bytes, within: Callable[[bytes], bytes] = bytes) -> bytes:
+    """A model with four megabytes of one part, between ports that it needs."""
+    return model(within(unit * ((4 << 20) // len(unit))))
+
+
+def model(graph: bytes) -> bytes:
+    ports = length_delimited(2, b"g") + port(11, "x") + port(12, "y")
+    opset = length_delimited(8, b"\x10\x0d")
+    return b"\x08\x08" + length_delimited(7, graph + ports) + opset
+
+
+def in_branch(nodes: bytes) -> bytes:
+    attribute = length_delimited(1, b"then_branch") + length_delimited(6, nodes)
+    inner = length_delimited(2, b"y") + length_delimited(4, b"If") + length_delimited(5, attribute)
+    return length_delimited(1, inner)
+
+
+def numbered(count: int) -> bytes:
+    """Nodes with results of their own, the shortest there can be, all wrong."""
+    return b"".join(node(output=f"{number:x}") for number in range(count))
+
+
+MANY: dict[str, Callable[[], bytes]] = {
+    "nodes without a result": lambda: filled(node("x")),
+    "nodes with one result": lambda: filled(node(output="y")),
+    "nodes of no operator": lambda: filled(length_delimited(1, b"\x1a\x06abcdef")),
+    "nodes of unknown operators": lambda: filled(node(op="Abcdef")),
+    "nodes of unknown fields": lambda: filled(length_delimited(1, b"\x78\x01" * 4)),
+    "nodes of empty texts": lambda: filled(length_delimited(1, b"\x0a\x00" * 4)),
+    "nodes of empty attributes": lambda: filled(length_delimited(1, b"\x2a\x00" * 60)),
+    "nodes in a branch": lambda: filled(node("x"), in_branch),
+    "nodes that take nothing": lambda: model(numbered(300_000)),
+    "attributes": lambda: filled(
+        b"\x2a\x00", lambda run: length_delimited(1, b"\x12\x01y\x22\x03Abs" + run)
+    ),
+    "tensors": lambda: filled(b"\x2a\x00"),
+    "inputs": lambda: filled(length_delimited(11, b"\x0a\x06abcdef")),
+    "outputs": lambda: filled(length_delimited(12, b"\x0a\x06abcdef")),
+    "declarations": lambda: filled(b"\x6a\x00"),
+}  # fmt: skip
+WITHIN = """
+import pathlib, resource, sys
+from nnconv.converter.onnx.reader import import_onnx
+from nnconv.schemas.errors import NnconvError
+import numpy
+import_onnx(sys.argv[1] + "/warm.onnx")
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*[0-9].onnx")):
+    room = (64 << 20) + 12 * path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+    try: import_onnx(path)
+    except NnconvError: print(path.name)
+"""
+
+
+def test_four_megabytes_of_next_to_nothing_are_refused_within_twelve_times_their_room(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "warm.onnx").write_bytes(model(node("x", output="y")))
+    for number, make in enumerate(MANY.values()):
+        (tmp_path / f"{number:02}.onnx").write_bytes(make())
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN, str(tmp_path)], cwd=REPOSITORY, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{number:02}.onnx" for number in range(len(MANY))]
+
+
+def test_many_short_nodes_that_say_something_are_read() -> None:
+    count = MANY_NODES + 1000
+    names = ["x", *(f"{number:x}" for number in range(count)), "y"]
+    chain = b"".join(node(before, output=after) for before, after in itertools.pairwise(names))
+    assert len(import_onnx(model(chain)).graph) == count + 1
 
 
 # --- mutation -------------------------------------------------------------------------------------

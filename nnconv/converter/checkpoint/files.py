@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from nnconv.converter.collecting import paused
 from nnconv.schemas.checkpoint import Checkpoint
 from nnconv.schemas.errors import UnsupportedError
 from nnconv.schemas.files import AnyPath
@@ -23,7 +24,8 @@ SUFFIXES = {
 def read_checkpoint(path: AnyPath) -> Checkpoint:
     """The checkpoint in a .npz, .pb or .safetensors file; UnsupportedError for other suffixes."""
     read: Callable[[AnyPath], Checkpoint] = _function(path, "read")
-    return read(path)
+    with paused():
+        return read(path)
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: AnyPath) -> None:

@@ -6,8 +6,13 @@ own name begins like a prefix gets the prefix `parameter:`. Files of others have
 
 from __future__ import annotations
 
-from nnconv.schemas.checkpoint import Arrays, Checkpoint, Lazy
+from typing import TYPE_CHECKING
+
+from nnconv.schemas.checkpoint import Arrays, Checkpoint, Header, Lazy
 from nnconv.schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from nnconv.schemas.types import Array
 
 _PARAMETER, _STATE, _OPTIMIZER = "parameter:", "state:", "optimizer:"
 _PREFIXES = (_PARAMETER, _STATE, _OPTIMIZER)
@@ -48,6 +53,14 @@ def unflatten(arrays: Lazy) -> Checkpoint:
         arrays.select(state),
         {slot: arrays.select(names) for slot, names in slots.items()},
     )
+
+
+def elements_of(data: memoryview, kind: Header) -> Array:
+    """The array that `data` holds, low bytes first, as a view."""
+    import numpy as np
+
+    array: Array = np.frombuffer(data, kind.dtype.numpy.newbyteorder("<")).reshape(kind.shape)
+    return array
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:

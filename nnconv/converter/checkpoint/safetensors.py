@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnconv.converter.checkpoint import flat
-from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy, header
+from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy, check_number, header
 from nnconv.schemas.errors import InputError, NnconvError, SourceSpan, UnsupportedError
 from nnconv.schemas.files import AnyPath, atomic_write, map_file
 from nnconv.schemas.pack import chunks
 from nnconv.schemas.types import DType
 
-if TYPE_CHECKING:
-    from nnconv.schemas.types import Array
-
 MOST_HEADER = 100_000_000
 METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _LENGTH = struct.Struct("<Q")
 
 TYPES = {
@@ -86,8 +84,10 @@ def _header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
             f"the header should have {length:,} bytes, {len(data) - 8:,} are left",
             hint="was the file cut short, or is it no safetensors file?",
         )
+    text = bytes(data[8 : 8 + length])
+    check_number(text.count(b'"data_offsets"'))  # before objects are made of them
     try:
-        entries = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_unique)
+        entries = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise InputError("the header is nested too deeply") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -109,7 +109,7 @@ def _tensors(entries: dict[str, Any], payload: memoryview) -> Lazy:
     spans = []
     for name, entry in entries.items():
         kind, begin, end = _entry(name, entry, len(payload))
-        arrays.add(name, kind, _loader(payload[begin:end], kind))
+        arrays.add(name, kind, partial(flat.elements_of, payload[begin:end], kind))
         spans.append((begin, end, name))
     position = 0
     for begin, end, name in sorted(spans):
@@ -125,7 +125,7 @@ def _tensors(entries: dict[str, Any], payload: memoryview) -> Lazy:
 
 def _entry(name: str, entry: Any, size: int) -> tuple[Header, int, int]:
     """Type, shape and place of a tensor, each checked against the others."""
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise InputError(f"tensor '{name}' needs dtype, shape and data_offsets")
     dtype = TYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
@@ -147,15 +147,6 @@ def _entry(name: str, entry: Any, size: int) -> tuple[Header, int, int]:
 
 def _naturals(sizes: Any) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= 0 for size in sizes)
-
-
-def _loader(data: memoryview, kind: Header) -> Callable[[], Array]:
-    def load() -> Array:
-        import numpy as np
-
-        return np.frombuffer(data, kind.dtype.numpy.newbyteorder("<")).reshape(kind.shape)
-
-    return load
 
 
 def write_safetensors(checkpoint: Checkpoint, path: AnyPath) -> None:

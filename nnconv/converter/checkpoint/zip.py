@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from nnconv.schemas.checkpoint import check_number
 from nnconv.schemas.errors import InputError, UnsupportedError
 
 STORED, DEFLATED = 0, 8
@@ -47,6 +48,7 @@ def read_archive(data: memoryview) -> tuple[list[Entry], bytes]:
     memory; UnsupportedError for encryption and other methods.
     """
     start, length, count, comment = _directory(data)
+    check_number(count)
     entries, spans = [], []
     for fields in _central(data, start, length, count):
         entry, span = _entry(data, *fields)

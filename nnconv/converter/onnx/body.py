@@ -72,10 +72,9 @@ class Body:
         """The initializers and nodes of a GraphProto."""
         if graph.sparse_initializer:
             raise UnsupportedError("sparse initializers are not supported")
-        nodes = list(graph.node)
         self.used.update(info.name for info in graph.output)
-        self._store(graph.initializer, nodes)
-        self.nodes(nodes)
+        self._store(graph.initializer, graph.node)
+        self.nodes(graph.node)
 
     def outputs(self, declared: Iterable[Any]) -> list[Value]:
         found = []
@@ -87,7 +86,14 @@ class Body:
         return found
 
     def nodes(self, nodes: Sequence[Any]) -> None:
+        """Emit nodes. What no node may be is refused before anything is made of any of them, and no
+        list of them is made: a message that Python holds takes more than a short node's text.
+        """
         for node in nodes:
+            try:
+                self._check(node)
+            except NnconvError as error:
+                raise _located(error, node, self.context.file) from None
             self.used.update(reads(node))
         for node in in_order(nodes, self.scope):
             try:
@@ -133,17 +139,25 @@ class Body:
 
     # --- nodes -----------------------------------------------------------------------------------
 
+    def _check(self, node: Any) -> None:
+        """Raise an NnconvError unless the operator is known and takes as many inputs."""
+        if self._function(node) is None:
+            op, domain = _operator(node)
+            check_counts(op, self._version(op, domain), node)
+
+    def _function(self, node: Any) -> Any:
+        """The local function that a node calls, if it does."""
+        known = self.context.functions
+        return known.get((node.domain, node.op_type, node.overload)) if known else None
+
     def _node(self, node: Any) -> None:
-        domain = "" if node.domain in proto.STANDARD_DOMAINS else node.domain
-        function = self.context.functions.get((node.domain, node.op_type, node.overload))
+        function = self._function(node)
         if function is not None:
             self._inline(node, function)
             return
-        op = f"{domain}.{node.op_type}" if domain else node.op_type
-        version = self._version(op, domain)
+        op, domain = _operator(node)
         attributes = self._attributes(node)
-        check_counts(op, version, node)
-        check_attributes(op, version, attributes)
+        check_attributes(op, self._version(op, domain), attributes)
         if op == "Constant":
             self._constant_node(node, attributes)
             return
@@ -264,7 +278,7 @@ class Body:
         }
         body = Body(self.context, scope, defaults | self._attributes(node))
         body.used.update(function.output)
-        body.nodes(list(function.node))
+        body.nodes(function.node)
         for inner, outer in zip(function.output, node.output, strict=False):
             if outer:
                 self._adopt(scope, inner, outer)
@@ -280,6 +294,12 @@ class Body:
         if value.producer is not None and value.name == f"{scope.prefix}{inner}":
             self.graph.rename(value, self._free(name))
         self._define(outer, value)
+
+
+def _operator(node: Any) -> tuple[str, str]:
+    """The operator of a node, as the graph names it, and its domain."""
+    domain = "" if node.domain in proto.STANDARD_DOMAINS else node.domain
+    return f"{domain}.{node.op_type}" if domain else node.op_type, domain
 
 
 def _declared(info: Any) -> Shape | None:

@@ -18,7 +18,7 @@ def reads(node: Any) -> list[str]:
     """The names that a node takes from the graph it is in, those that its own graphs capture
     included.
     """
-    names = [name for name in node.input if name]
+    names = list(filter(None, node.input))
     for attribute in node.attribute:
         for graph in inner_graphs(attribute):
             names += captured(graph)
@@ -44,26 +44,25 @@ def in_order(nodes: Sequence[Any], scope: Scope) -> Sequence[Any]:
 
     Raises InputError for a name that nothing defines, and for a circle.
     """
-    wants = [reads(node) for node in nodes]
     defined: set[str] = set()
-    for node, names in zip(nodes, wants, strict=True):
-        if not all(name in defined or name in scope for name in names):
-            return _sorted(nodes, wants, scope)
+    for node in nodes:
+        if not all(name in defined or name in scope for name in reads(node)):
+            return _sorted(nodes, scope)
         defined.update(node.output)
     return nodes
 
 
-def _sorted(nodes: Sequence[Any], wants: Sequence[Sequence[str]], scope: Scope) -> list[Any]:
+def _sorted(nodes: Sequence[Any], scope: Scope) -> list[Any]:
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     followers = defaultdict(list)
     missing = [0] * len(nodes)
-    for place, names in enumerate(wants):
-        for name in dict.fromkeys(names):
+    for place, node in enumerate(nodes):
+        for name in dict.fromkeys(reads(node)):
             if name in makers:
                 followers[makers[name]].append(place)
                 missing[place] += 1
             elif name not in scope:
-                raise InputError(f"{label(nodes[place])} reads '{name}', which nothing defines")
+                raise InputError(f"{label(node)} reads '{name}', which nothing defines")
     ready = deque(place for place, count in enumerate(missing) if not count)
     order = []
     while ready:

@@ -24,15 +24,18 @@ class Ports:
 
     def add(self, inputs: Iterable[Any], scope: Scope, stored: set[str]) -> None:
         """All inputs but those that only declare an initializer (IR 3 demanded it)."""
-        declared = [info for info in inputs if info.name not in stored]
-        known = [info.name for info in declared]
+        if self.shapes:
+            self._check_shapes([info.name for info in inputs if info.name not in stored])
+        for info in inputs:
+            if info.name not in stored:
+                dtype, shape = self._type(info)
+                scope.define(info.name, self.graph.add_input(info.name, dtype, shape))
+
+    def _check_shapes(self, known: list[str]) -> None:
         for name in self.shapes:
             if name not in known:
                 hint = did_you_mean(name, known) or f"its inputs are {', '.join(known)}"
                 raise InputError(f"the model has no input '{name}'", hint=hint)
-        for info in declared:
-            dtype, shape = self._type(info)
-            scope.define(info.name, self.graph.add_input(info.name, dtype, shape))
 
     def complete(self, info: Any, value: Value) -> None:
         """Take the type and shape of an output from its declaration, where inference found none."""

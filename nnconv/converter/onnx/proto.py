@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -72,6 +72,7 @@ def versions(op: str) -> tuple[Version, ...]:
     return _decoded(op) if op in found["operators"] else ()
 
 
+@lru_cache(1024)
 def version_at(op: str, opset: int) -> Version | None:
     """The version of `op` in force at `opset`."""
     return next((entry for entry in reversed(versions(op)) if entry.since <= opset), None)

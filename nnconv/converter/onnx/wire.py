@@ -10,6 +10,8 @@ checked against what encloses it before it is believed.
 from __future__ import annotations
 
 import os
+import re
+from itertools import islice
 from typing import Any, NamedTuple
 
 from nnconv.converter.onnx import proto
@@ -18,8 +20,16 @@ from nnconv.schemas.errors import InputError, SourceSpan
 from nnconv.schemas.files import map_file
 
 LARGE = 512  # bytes; a shorter payload stays in the skeleton
-SHORTEST_NODE = 3  # bytes; millions of empty ones would take gigabytes once parsed
 MAX_DEPTH = 64
+# A parsed node takes some 270 bytes, however short it is. One that names an operator, an input and
+# a result of its own, as each of so many must, takes 13 in the file.
+SHORTEST_NODE = 3
+MANY_NODES, SHORTEST_OF_MANY = 1 << 16, 12
+# Messages too short to say anything, each of which takes 200 bytes once parsed: attributes, and
+# what stands in them or beside them. The pattern also finds some texts and numbers, few of them in
+# honest files.
+_EMPTY = re.compile(rb"[\x2a\x32\x42\x4a\x52\x5a\x62\x6a\x72\x7a][\0-\3]")
+MOST_EMPTY = 1 << 18  # and one more in 32 bytes
 # What remains after the payloads are taken out is parsed, at about eight times its size in memory.
 MAX_SKELETON = 1 << 30
 
@@ -76,6 +86,9 @@ def _parse(skeleton: bytes | memoryview) -> Any:
 
     if len(skeleton) > MAX_SKELETON:
         raise Malformed(f"{len(skeleton)} bytes are not weights", 0)
+    most = MOST_EMPTY + len(skeleton) // 32
+    if len(skeleton) > 2 * most and any(islice(_EMPTY.finditer(skeleton), most, None)):
+        raise Malformed(f"more than {most:,} of its parts are empty", 0)
     model = proto.message("ModelProto")
     try:
         model.ParseFromString(bytes(skeleton))
@@ -93,6 +106,7 @@ class _Walk:
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.spans: list[Span] = []
+        self.nodes = self.node_bytes = 0
 
     def message(self, start: int, end: int, kind: str, depth: int) -> bytes | None:
         """The skeleton of the message in [start, end); None when nothing is to be taken out."""
@@ -102,9 +116,9 @@ class _Walk:
         parts: list[bytes] = []
         copied = start
         for number, wire_type, tag, value, stop in fields(self.data, start, end, _WANTED[kind]):
+            if paths[number] == "Node":
+                self._count(tag, stop, stop - value)
             if stop - value < LARGE or wire_type != LENGTH:
-                if paths[number] == "Node" and stop - value < SHORTEST_NODE:
-                    raise Malformed("a node has no operator", tag)
                 continue
             replaced = self._replacement(number, paths[number], value, stop, depth)
             if replaced is None:
@@ -114,6 +128,17 @@ class _Walk:
         if not parts:
             return None
         return b"".join((*parts, self.data[copied:end]))
+
+    def _count(self, start: int, end: int, length: int) -> None:
+        """Refuse nodes too short to say anything, before any is parsed."""
+        self.nodes += 1
+        self.node_bytes += end - start
+        if length < SHORTEST_NODE:
+            raise Malformed("a node has no operator", start)
+        if self.nodes > MANY_NODES and self.node_bytes < SHORTEST_OF_MANY * self.nodes:
+            raise Malformed(
+                f"{self.nodes:,} nodes are too short to name an operator and a result", start
+            )
 
     def _replacement(
         self, number: int, kind: str, start: int, end: int, depth: int

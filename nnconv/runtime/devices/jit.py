@@ -255,8 +255,11 @@ def _emit(machine: Any, module: Any) -> bytes:
     """`machine.emit_object(module)`, which takes four fifths of a compilation, without llvmlite's
     lock around all of LLVM: module and machine belong to this thread alone.
     """
+    if (emit := _unlocked()) is None:
+        code: bytes = machine.emit_object(module)
+        return code
     lib, error = require().ffi.lib, ctypes.c_char_p()
-    memory = _unlocked()(machine, module, 1, ctypes.byref(error))
+    memory = emit(machine, module, 1, ctypes.byref(error))
     if not memory:
         raise InternalError(f"LLVM cannot compile a kernel: {(error.value or b'').decode()}")
     try:
@@ -265,13 +268,23 @@ def _emit(machine: Any, module: Any) -> bytes:
         lib.LLVMPY_DisposeMemoryBuffer(memory)
 
 
+_EMITTING = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
+
+
 @functools.cache
 def _unlocked() -> Any:
-    lib = require().ffi.lib
-    emit = ctypes.CDLL(lib._name, handle=lib._handle).LLVMPY_TargetMachineEmitToMemory
-    known = lib.LLVMPY_TargetMachineEmitToMemory
-    emit.argtypes, emit.restype = known.argtypes, known.restype
-    return emit
+    """LLVM's function behind `emit_object`, or None where this llvmlite has another than those of
+    0.45 to 0.50: it has no public name, and without it kernels are compiled one at a time.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        lib = require().ffi.lib
+        emit = ctypes.CDLL(lib._name, handle=lib._handle).LLVMPY_TargetMachineEmitToMemory
+        known = lib.LLVMPY_TargetMachineEmitToMemory
+        buffers = (lib.LLVMPY_GetBufferStart, lib.LLVMPY_GetBufferSize)
+        emit.argtypes, emit.restype = known.argtypes, known.restype
+        if list(known.argtypes[2:]) == _EMITTING and all(f.argtypes for f in buffers):
+            return emit
+    return None
 
 
 _SPILLS = {
