@@ -274,7 +274,7 @@ _EMITTING = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
 @functools.cache
 def _unlocked() -> Any:
     """LLVM's function behind `emit_object`, or None where this llvmlite has another than those of
-    0.45 to 0.50: it has no public name, and without it kernels are compiled one at a time.
+    0.45 and 0.50: it has no public name, and without it kernels are compiled one at a time.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         lib = require().ffi.lib
