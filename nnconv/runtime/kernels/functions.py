@@ -191,6 +191,7 @@ UNARY: dict[str, Callable[..., Value]] = {
     ),
     "Affine": lambda k, x, scale, shift: k.fma(scale, x, shift),
     "Square": lambda k, x: x * x,
+    "Finite": lambda k, x: k.select(k.abs(x) <= 3.4028235e38, x, k.like(x, 0.0)),
     "Not": lambda k, x: 1.0 - x,
     "Power": lambda k, x, exponent: power(k, x, k.like(x, exponent)),
 }
