@@ -1,117 +1,36 @@
-"""Reductions over any axes, in whatever form a value has: one fold, or one of pieces and one of
-their results.
-"""
+"""Reductions over any axes, in whatever form a value has."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.elementwise import Step, Strided, chain, space
-from nnconv.runtime.kernels.fold import RECIPES, Fold, cut
-from nnconv.runtime.kernels.functions import NONE, Activation
+from nnconv.runtime.kernels.elementwise import Step, Strided, chain
+from nnconv.runtime.kernels.fold import RECIPES
+from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.lowering import gradients, pool, squares  # noqa: F401  their rules come first
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
+from nnconv.runtime.lowering.fold import Work, fold
 from nnconv.runtime.lowering.gradients_conv import plain
-from nnconv.runtime.lowering.layout import Buffer, Operand, Place, is_float, strided_plain
+from nnconv.runtime.lowering.layout import Place, is_float, strided_plain
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a fold does besides moving: steps on its operands, how two are joined, what follows.
-
-    `divisor` is where a number lies by which the result is divided.
-    """
-
-    steps: tuple[Step, ...] = ()
-    join: str = "add"
-    after: Activation = NONE
-    divisor: Buffer | Place | None = None
-    types: tuple[str, ...] = ()
+_SUMS = {"nnconv.SumTo": "ReduceSum", "GlobalAveragePool": "ReduceMean",
+         "GlobalMaxPool": "ReduceMax"}  # fmt: skip
+"""Operators that are reductions over axes of their own; what they join stays as axes of size 1."""
 
 
-Source = Place | Operand | Buffer
+@lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", first=True)
+def plain_planes(node: Node, scope: Scope) -> Claim | None:
+    """Planes that come plain are not brought into blocks first."""
+    return reduction(node, scope) if scope.natural(node.required(0)) == 1 else None
 
 
-def fold(
-    builder: Builder,
-    shape: Sequence[int],
-    sources: Sequence[tuple[Source, Strided]],
-    goal: tuple[Source, Strided],
-    work: Work,
-) -> None:
-    """Jobs that join the sources over the dimensions where the goal has stride 0."""
-    extents, strided = space(shape, [*(s for _, s in sources), goal[1]])
-    kernel = Fold(
-        extents, tuple(strided[:-1]), strided[-1], work.steps, work.join, builder.scope.width,
-        work.after, work.divisor is not None, work.types,
-    )  # fmt: skip
-    where = [source for source, _ in sources]
-    if not kernel.joined:
-        _only_steps(builder, kernel, where, goal[0])
-        return
-    pieces = cut(kernel)
-    if pieces is None:
-        divisor = [] if work.divisor is None else [work.divisor]
-        builder.job(kernel, *where, *divisor, goal[0])
-        return
-    parts, scratch = _in_pieces(builder, kernel, where, *pieces)
-    kept = [extents[d] for d in kernel.kept]
-    steps = Strided((0, *(strided[-1].strides[d] for d in kernel.kept)), strided[-1].offset)
-    source = (scratch, Strided(_dense((parts, *kept))))
-    fold(builder, (parts, *kept), [source], (goal[0], steps), replace(work, steps=(), types=()))
-
-
-def _only_steps(builder: Builder, kernel: Fold, sources: list[Source], goal: Source) -> None:
-    """There is nothing to join."""
-    last = len(kernel.inputs) + len(kernel.steps) - 1
-    steps = (*kernel.steps, Step(kernel.after.name, (last,), kernel.after.parameters))
-    inputs = list(kernel.inputs)
-    made = chain(kernel.shape, inputs, [kernel.output], steps, [last + 1], kernel.width)
-    builder.job(made, *sources, goal)
-
-
-def _in_pieces(
-    builder: Builder, kernel: Fold, sources: list[Source], d: int, length: int
-) -> tuple[int, Buffer]:
-    """A fold of each piece of dimension d; how many, and where [pieces, what is kept] lies."""
-    full, rest = divmod(kernel.shape[d], length)
-    kept = tuple(kernel.shape[i] for i in kernel.kept)
-    each, dense = math.prod(kept), iter(_dense(kept))
-    parts = full + bool(rest)
-    scratch = builder.buffer(parts * each)
-    goal = [next(dense) if i in kernel.kept else 0 for i in range(len(kernel.shape))]
-    for first, count, size in ((0, full, length), (full, 1, rest)):
-        if not size:
-            continue
-        shape = (count, *kernel.shape[:d], size, *kernel.shape[d + 1 :])
-        inputs = [
-            Strided((x.strides[d] * size, *x.strides), x.offset + first * length * x.strides[d])
-            for x in kernel.inputs
-        ]
-        extents, strided = space(shape, [*inputs, Strided((each, *goal), first * each)])
-        piece = replace(
-            kernel, shape=extents, inputs=tuple(strided[:-1]), output=strided[-1], after=NONE,
-            divided=False,
-        )  # fmt: skip
-        builder.job(piece, *sources, scratch)
-    return parts, scratch
-
-
-def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-# --- rules ----------------------------------------------------------------------------------------
-
-
-@lowers(*RECIPES, "ReduceLogSumExp", "nnconv.SumTo")
+@lowers(*RECIPES, *_SUMS, "ReduceLogSumExp")
 def reduction(node: Node, scope: Scope) -> Claim | None:
     """Any reduction of floats whose axes are known."""
     x, y, axes = node.required(0), node.output, joined_axes(node, scope)
@@ -142,6 +61,8 @@ def joined_axes(node: Node, scope: Scope) -> tuple[int, ...] | None:
         lead = len(x) - len(y)
         repeated = (lead + i for i, size in enumerate(y) if size == 1 != x[lead + i])
         return (*range(lead), *repeated)
+    if node.op in _SUMS:
+        return tuple(range(2, len(x)))
     given = node.input(1)
     known = scope.constant(given)
     if given is not None and known is None:
@@ -152,7 +73,7 @@ def joined_axes(node: Node, scope: Scope) -> tuple[int, ...] | None:
 
 
 def _work(op: str, count: int) -> Work:
-    recipe = RECIPES["ReduceSum" if op == "nnconv.SumTo" else op]
+    recipe = RECIPES[_SUMS.get(op, op)]
     return Work(recipe.steps, recipe.join, recipe.after(count))
 
 
@@ -170,7 +91,7 @@ def _goal_axes(node: Node, axes: tuple[int, ...]) -> dict[int, int]:
     """The result's axis for each axis that is kept."""
     x, y = len(sizes(node.required(0))), len(sizes(node.output))
     kept = [axis for axis in range(x) if axis not in axes]
-    if node.op == "nnconv.SumTo" or node.keepdims:
+    if node.op in _SUMS or node.keepdims:
         return {axis: axis - (x - y) for axis in kept}
     return {axis: number for number, axis in enumerate(kept)}
 
