@@ -25,7 +25,7 @@ ANSWERS: dict[str, Any] = {
     "ReduceSumSquare": lambda x, axes: (x * x).sum(axes),
     "ReduceLogSum": lambda x, axes: np.log(x.sum(axes)),
 }
-NUMPY = {"add": np.sum, "mul": np.prod, "max": np.max, "min": np.min}
+NUMPY: dict[str, Any] = {"add": np.sum, "mul": np.prod, "max": np.max, "min": np.min}
 
 
 def dense(shape: tuple[int, ...], kept: Any = None) -> Strided:
