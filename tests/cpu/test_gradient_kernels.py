@@ -171,23 +171,30 @@ def test_pooling_as_caffe_does_it_and_its_gradient(
 @pytest.mark.parametrize("ignore", [None, 2])
 @pytest.mark.parametrize("normalization", ["VALID", "FULL", "BATCH_SIZE", "NONE"])
 @pytest.mark.parametrize("labels", [DType.FLOAT32, DType.INT64])
+@pytest.mark.parametrize("kernel", ["cpu:softmax loss", "cpu:sample softmax loss"])
 def test_softmax_loss_and_its_gradient(
-    batch: int, pixels: tuple[int, ...], ignore: int | None, normalization: str, labels: DType
-) -> None:
-    graph = Graph("loss")
-    shape = (batch, 7, *pixels)
-    x = graph.add_input("x0", DType.FLOAT32, shape)
+    batch: int, pixels: tuple[int, ...], ignore: int | None, normalization: str, labels: DType,
+    kernel: str,
+) -> None:  # fmt: skip
+    shape = (batch, 7, *(pixels or (1, 1)))
+    graph, x = in_lanes(*shape)
+    if "sample" not in kernel:
+        graph = Graph("loss")
+        x = graph.add_input("x0", DType.FLOAT32, (batch, 7, *pixels))
     label = graph.add_input("label", labels, (batch, *pixels))
-    dy = graph.add_input("x1", DType.FLOAT32, ())
+    dy = graph.add_input("dy", DType.FLOAT32, ())
     settings: dict[str, Any] = {"normalization": normalization}
     if ignore is not None:
         settings["ignore_label"] = ignore
     loss = graph.emit("nnconv.SoftmaxWithLoss", x, label, **settings)
     graph.outputs = [loss, graph.emit("nnconv.SoftmaxWithLossGrad", x, label, dy, **settings)]
-    feeds = numbers(shape, ())
+    feeds = {"dy": np.asarray(0.7, np.float32), "x0": numbers(shape)["x0"].reshape(x.known_shape)}
+    if "sample" in kernel:
+        feeds |= {"x1": np.ones((7, 1, 1, 1), np.float32)}
     rng = np.random.default_rng(1)
     feeds["label"] = rng.integers(0, 7, (batch, *pixels)).astype(labels.numpy)
-    agree(Model(graph=graph), feeds, kernel="sample softmax loss gradient")
+    agree(Model(graph=graph), feeds, kernel=kernel)
+    agree(Model(graph=graph), feeds, kernel=f"{kernel} gradient")
 
 
 def test_a_label_that_is_no_class_makes_the_loss_nan() -> None:

@@ -11,13 +11,15 @@ from nnconv.runtime.kernels.arrays import Array, Border, Matrix
 from nnconv.runtime.kernels.conv import Window, conv, pack_bias, pack_weights
 from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
+from nnconv.runtime.kernels.fold import Fold
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.gemm import gemm, pack_matrix
 from nnconv.runtime.kernels.language import Kernel
+from nnconv.runtime.kernels.losses import Hits, SoftmaxLoss, SoftmaxLossGrad
 from nnconv.runtime.kernels.movement import FillBorder, Reorder
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.pool import Pool
-from nnconv.runtime.kernels.reduce import Axis, Reduce, Softmax
+from nnconv.runtime.kernels.reduce import Axis, Softmax
 from nnconv.runtime.kernels.target import Target
 from nnconv.runtime.kernels.winograd import pack_winograd, winograd
 from tests.kernels.harness import Floats, buffer, memory_of, random
@@ -73,10 +75,9 @@ def samples(target: Target) -> Iterator[Sample]:
     for name, axis in (("rows", rows), ("columns", columns)):
         size = axis.outer * axis.length * axis.inner
         data, empty = random((size,), 9), np.full(size, np.nan, np.float32)
-        short = Axis.dense(axis.outer, 1, axis.inner)
         yield f"softmax {name}", Softmax(axis, axis, lanes), [buffer(data), buffer(empty)]
-        reduce = Reduce(axis, short, lanes, "ReduceL2")
-        yield f"reduce {name}", reduce, [buffer(data), buffer(empty[: axis.outer * axis.inner])]
+        yield from _over_labels(name, axis, lanes, data)
+    yield from _folds(lanes)
 
     steps = [
         Step(op, (i,)) for i, op in enumerate(("Exp", "Log", "Tanh", "Erf", "Softplus", "Gelu"))
@@ -89,3 +90,32 @@ def samples(target: Target) -> Iterator[Sample]:
     yield "reorder in", Reorder(plain, x), [buffer(values), memory_of(x)]
     yield "reorder out", Reorder(x, plain), [memory_of(x, values), memory_of(plain)]
     yield "border", FillBorder(x, lanes, -np.inf), [memory_of(x)]
+
+
+def _over_labels(
+    name: str, axis: Axis, lanes: int, data: Floats
+) -> Iterator[tuple[str, Kernel, list[Floats]]]:
+    positions = axis.outer * axis.inner
+    short, labels = Axis.dense(axis.outer, 1, axis.inner), np.arange(positions) % axis.length
+    label, one, number = buffer(labels.astype("f4")), np.full(1, 0.5, "f4"), np.full(1, 3, "f4")
+    empty = np.full(positions, np.nan, np.float32)
+    loss = SoftmaxLoss(axis, short, lanes, "f32", 1)
+    yield f"softmax loss {name}", loss, [buffer(data), label, buffer(empty)]
+    slope = SoftmaxLossGrad(axis, axis, lanes, "f32", 1)
+    operands = [buffer(data), label, buffer(one), buffer(number), buffer(data * np.nan)]
+    yield f"softmax loss gradient {name}", slope, operands
+    hits = Hits(axis, short, lanes, "f32", 1, 2)
+    yield f"hits {name}", hits, [buffer(data), label, buffer(empty), buffer(empty)]
+
+
+def _folds(lanes: int) -> Iterator[tuple[str, Kernel, list[Floats]]]:
+    """Images and pixels joined, and what is kept in lanes; with steps, and a divisor."""
+    x, y, divisor = random((3, 5, 37), 11), random((37,), 12), np.full(1, 7, np.float32)
+    dense, row = Strided((185, 37, 1)), Strided((0, 0, 1))
+    steps = (Step("Sub", (0, 1)), Step("Square", (2,)))
+    for join in ("add", "mul", "max", "min"):
+        fold = Fold((3, 5, 37), (dense, row), Strided((0, 1, 0)), steps, join, lanes)
+        yield f"fold rows {join}", fold, [buffer(x), buffer(y), buffer(np.full(5, np.nan))]
+    fold = Fold((3, 5, 37), (dense, row), Strided((37, 0, 1)), steps, "add", lanes, divided=True)
+    memory = [buffer(x), buffer(y), buffer(divisor), buffer(np.full(111, np.nan))]
+    yield "fold columns", fold, memory

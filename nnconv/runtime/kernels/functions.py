@@ -150,6 +150,32 @@ def _truth(k: Printer, mask: Value) -> Value:
     return k.select(mask, 1.0, k.constant(0.0))
 
 
+def truncated(k: Printer, x: Value) -> Value:
+    """The whole number towards zero."""
+    return k.select(x < 0.0, k.unary("ceil", x), k.unary("floor", x))
+
+
+def whole_power(k: Printer, x: Value, exponent: float) -> Value:
+    """x^exponent for a whole exponent, by squaring."""
+    left, square, result = abs(int(exponent)), x, k.like(x, 1.0)
+    while left:
+        result = result * square if left & 1 else result
+        square, left = square * square, left >> 1
+    return result if exponent >= 0 else 1.0 / result
+
+
+def sigmoid_cross_entropy(k: Printer, x: Value, t: Value, ignore: float | None = None) -> Value:
+    """log(1 + e^-|x|) - x (t - [x >= 0]), 0 where the target is the ignored one."""
+    rise = t - k.select(x >= 0.0, 1.0, k.like(x, 0.0))
+    return _unless(k, t, ignore, log1p(k, exp(k, -k.abs(x))) - x * rise)
+
+
+def _unless(k: Printer, t: Value, ignore: float | None, value: Value) -> Value:
+    if ignore is None:
+        return value
+    return k.select(k.compare("eq", truncated(k, t), ignore), 0.0, value)
+
+
 # Unary functions by the ONNX operator's name: (printer, x, *parameters) -> y. Parameters are the
 # operator's attributes in the order of its specification.
 UNARY: dict[str, Callable[..., Value]] = {
@@ -191,12 +217,15 @@ UNARY: dict[str, Callable[..., Value]] = {
     ),
     "Affine": lambda k, x, scale, shift: k.fma(scale, x, shift),
     "Square": lambda k, x: x * x,
+    "Finite": lambda k, x: k.select(k.abs(x) <= 3.4028235e38, x, k.like(x, 0.0)),
     "Not": lambda k, x: 1.0 - x,
     "Power": lambda k, x, exponent: power(k, x, k.like(x, exponent)),
+    "WholePower": whole_power,
+    "Counted": lambda k, t, ignore: _unless(k, t, ignore, k.like(t, 1.0)),
 }
 
-# Binary ones: (printer, a, b) -> y.
-BINARY: dict[str, Callable[[Printer, Value, Value], Value]] = {
+# Binary ones: (printer, a, b, *parameters) -> y.
+BINARY: dict[str, Callable[..., Value]] = {
     "Add": lambda k, a, b: a + b,
     "Sub": lambda k, a, b: a - b,
     "Mul": lambda k, a, b: a * b,
@@ -205,6 +234,10 @@ BINARY: dict[str, Callable[[Printer, Value, Value], Value]] = {
     "Min": lambda k, a, b: k.min(a, b),
     "PRelu": lambda k, x, slope: k.select(x < 0.0, x * slope, x),
     "Pow": power,
+    "SigmoidCrossEntropy": sigmoid_cross_entropy,
+    "SigmoidCrossEntropyGrad": lambda k, x, t, ignore=None: _unless(
+        k, t, ignore, sigmoid(k, x) - t
+    ),
     # conditions are the numbers 1 and 0: they live between the steps of a chain only
     "Greater": lambda k, a, b: _truth(k, a > b),
     "GreaterOrEqual": lambda k, a, b: _truth(k, a >= b),

@@ -1,7 +1,7 @@
-"""Reductions and softmax over one axis of outer x length x inner elements.
+"""Softmax over one axis of outer x length x inner elements, and what else goes along one axis.
 
 Lanes run along whichever of length and inner is contiguous. Sums are kept in several partial sums
-that are joined in a fixed order, so results depend on the shape alone.
+that are joined in a fixed order, so results depend on the shape alone. (Reductions: fold.py.)
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nnconv.runtime.kernels.functions import Activation, exp, log
+from nnconv.runtime.kernels.fold import PARTIALS, positions
+from nnconv.runtime.kernels.functions import exp, log
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value
 from nnconv.schemas.errors import InternalError
-
-_PARTIALS = 4  # independent sums: hides the latency of an addition, and rounds less
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +36,11 @@ class Axis:
         return outer * a + Index.of(position) * b + Index.of(inner) * c + self.offset
 
 
-@dataclass(frozen=True)
-class Fold:
-    """A reduction: unary before, how two are joined, unary after (given the length)."""
-
-    before: Activation
-    join: str
-    after: Callable[[int], Activation]
-
-
-def _plain(name: str = "Identity") -> Callable[[int], Activation]:
-    return lambda length: Activation(name)
-
-
-FOLDS: dict[str, Fold] = {
-    "ReduceSum": Fold(Activation(), "add", _plain()),
-    "ReduceMean": Fold(Activation(), "add", lambda n: Activation("Affine", (1 / n, 0.0))),
-    "ReduceMax": Fold(Activation(), "max", _plain()),
-    "ReduceMin": Fold(Activation(), "min", _plain()),
-    "ReduceProd": Fold(Activation(), "mul", _plain()),
-    "ReduceL1": Fold(Activation("Abs"), "add", _plain()),
-    "ReduceL2": Fold(Activation("Square"), "add", _plain("Sqrt")),
-    "ReduceSumSquare": Fold(Activation("Square"), "add", _plain()),
-    "ReduceLogSum": Fold(Activation(), "add", _plain("Log")),
-}
-_NEUTRAL = {"add": 0.0, "mul": 1.0, "max": -math.inf, "min": math.inf}
+_NEUTRAL = {"add": 0.0, "max": -math.inf}
 
 
 @dataclass(frozen=True)
-class _AlongAxis(Kernel):
+class AlongAxis(Kernel):
     """One item a row (inner 1), or a vector of columns."""
 
     x: Axis
@@ -120,12 +95,12 @@ class _AlongAxis(Kernel):
     def _columns(self, k: Printer, outer: Index, inner: Index, count: int) -> None:
         raise NotImplementedError
 
-    def _fold(
-        self, k: Printer, join: str, places: _Places, value: Callable[[Index, int], Value]
+    def fold(
+        self, k: Printer, join: str, places: Places, value: Callable[[Index, int], Value]
     ) -> Value:
         """All values of `places` joined lane by lane, by partial sums in a fixed order."""
         neutral = _NEUTRAL[join]
-        partials = [k.register(k.constant(neutral), "partial") for _ in range(_PARTIALS)]
+        partials = [k.register(k.constant(neutral), "partial") for _ in range(PARTIALS)]
         for number, at, count in places(k):
             here = value(at, count)
             if count:
@@ -137,59 +112,16 @@ class _AlongAxis(Kernel):
         return k.combine2(join, k.combine2(join, a, b), k.combine2(join, c, d))
 
 
-_Places = Callable[[Printer], Iterator[tuple[int, Index, int]]]
+Places = Callable[[Printer], Iterator[tuple[int, Index, int]]]
 
 
-def _positions(length: int, step: int) -> _Places:
+def places_along(length: int, step: int) -> Places:
     """(partial, position, count) for a loop over `length` in steps; count 0 is a whole vector."""
-
-    def walk(k: Printer) -> Iterator[tuple[int, Index, int]]:
-        full, rest = divmod(length, step)
-        turns, left = divmod(full, _PARTIALS)
-        if turns:
-            with k.loop(turns, name="turn") as turn:
-                for p in range(_PARTIALS):
-                    yield p, turn * (_PARTIALS * step) + p * step, 0
-        for p in range(left):
-            yield p, Index((), (turns * _PARTIALS + p) * step), 0
-        if rest:
-            yield left, Index((), full * step), rest
-
-    return walk
+    return lambda k: positions(k, length, step)
 
 
 @dataclass(frozen=True)
-class Reduce(_AlongAxis):
-    """y[outer, inner] = fold over the axis of x[outer, :, inner]; `operation` is a name of
-    `FOLDS`.
-    """
-
-    family: ClassVar[str] = "reduce"
-
-    operation: str
-
-    def _row(self, k: Printer, outer: Index) -> None:
-        fold, length = FOLDS[self.operation], self.x.length
-
-        def value(at: Index, count: int) -> Value:
-            return fold.before(k, k.load("x", self.x.at(outer, at, 0), count=count))
-
-        joined = self._fold(k, fold.join, _positions(length, self.width), value)
-        result = fold.after(length)(k, k.reduce(fold.join, joined))
-        k.store("y", self.y.at(outer, 0, 0), result)
-
-    def _columns(self, k: Printer, outer: Index, inner: Index, count: int) -> None:
-        fold, length = FOLDS[self.operation], self.x.length
-
-        def value(at: Index, _: int) -> Value:
-            return fold.before(k, k.load("x", self.x.at(outer, at, inner), count=count))
-
-        joined = self._fold(k, fold.join, _positions(length, 1), value)
-        k.store("y", self.y.at(outer, 0, inner), fold.after(length)(k, joined), count=count)
-
-
-@dataclass(frozen=True)
-class Softmax(_AlongAxis):
+class Softmax(AlongAxis):
     """y = e^(x - max) / sum of them along the axis; its logarithm with `logarithm`."""
 
     family: ClassVar[str] = "softmax"
@@ -197,20 +129,20 @@ class Softmax(_AlongAxis):
     logarithm: bool = False
 
     def _row(self, k: Printer, outer: Index) -> None:
-        places = _positions(self.x.length, self.width)
-        largest = self._fold(
+        places = places_along(self.x.length, self.width)
+        largest = self.fold(
             k, "max", places, lambda at, n: k.load("x", self.x.at(outer, at, 0), count=n)
         )
         peak = k.splat(k.reduce("max", largest))
-        total = self._fold(k, "add", places, self._exponential(k, outer, None, peak))
+        total = self.fold(k, "add", places, self._exponential(k, outer, None, peak))
         self._write(k, outer, None, places, peak, k.splat(k.reduce("add", total)))
 
     def _columns(self, k: Printer, outer: Index, inner: Index, count: int) -> None:
-        places = _positions(self.x.length, 1)
-        peak = self._fold(
+        places = places_along(self.x.length, 1)
+        peak = self.fold(
             k, "max", places, lambda at, _: k.load("x", self.x.at(outer, at, inner), count=count)
         )
-        total = self._fold(k, "add", places, self._exponential(k, outer, (inner, count), peak))
+        total = self.fold(k, "add", places, self._exponential(k, outer, (inner, count), peak))
         self._write(k, outer, (inner, count), places, peak, total)
 
     def _exponential(
@@ -233,7 +165,7 @@ class Softmax(_AlongAxis):
         k: Printer,
         outer: Index,
         column: tuple[Index, int] | None,
-        places: _Places,
+        places: Places,
         peak: Value,
         total: Value,
     ) -> None:

@@ -22,9 +22,8 @@ from nnconv.runtime.kernels.language import (
     Printer,
     Value,
 )
+from nnconv.runtime.kernels.losses import FLOOR
 from nnconv.runtime.kernels.samples import Cut
-
-_FLOOR = 87.33654475  # -log(FLT_MIN), beyond which Caffe's loss does not grow
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class SampleLoss(_OverLabels):
             score = k.load("x", self.x.at(group, c, row, column))
             mine = self._is_class(k, label, c)
             chosen.value = k.select(mine, score - largest, chosen.value)
-        loss = k.min(_FLOOR, log(k, total) - chosen.value)
+        loss = k.min(FLOOR, log(k, total) - chosen.value)
         at = group * (self.x.pixels * self.lanes) + (row * self.x.width + column) * self.lanes
         k.store("y", at, self._counted(k, label, loss, count))
 
@@ -150,64 +149,3 @@ class SampleLossGrad(_OverLabels):
             hit = k.select(self._is_class(k, label, c), 1.0, k.constant(0.0))
             value = (exp(k, score - largest) * share - hit) * slope
             k.store("dx", goal.at(group, c, row, column), self._counted(k, label, value, count))
-
-
-@dataclass(frozen=True)
-class LossTotal(Kernel):
-    """y = sum of x / divisor. Arguments: x (`length` numbers, whole vectors), divisor, y."""
-
-    family: ClassVar[str] = "loss_total"
-
-    length: int
-    width: int
-
-    @property
-    def lanes(self) -> int:
-        return self.width
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (1,)
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("x"), Argument("divisor"), Argument("y", written=True))
-
-    def describe(self, k: Printer) -> None:
-        total = k.register(k.constant(0.0))
-        with k.loop(self.length // self.width, name="vector") as v:
-            total.value = total.value + k.load("x", v * self.width)
-        k.store("y", 0, k.reduce("add", total.value) / k.scalar("divisor", 0))
-
-
-@dataclass(frozen=True)
-class LabelCount(Kernel):
-    """divisor = how many labels are not `ignore`, at least 1. Arguments: label, divisor."""
-
-    family: ClassVar[str] = "label_count"
-
-    length: int
-    ignore: int
-    width: int
-    labels: str = "f32"
-
-    @property
-    def lanes(self) -> int:
-        return self.width
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (1,)
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("label", DTYPES[self.labels]), Argument("divisor", written=True))
-
-    def describe(self, k: Printer) -> None:
-        total = k.register(k.constant(0.0, lanes=1))
-        with k.loop(self.length, name="n") as n:
-            label = k.scalar("label", n)
-            whole = k.cast(label, I32) if label.dtype.floating else label
-            other = k.compare("ne", whole, float(self.ignore))
-            total.value = total.value + k.select(other, 1.0, k.constant(0.0, lanes=1))
-        k.store("divisor", 0, k.max(1.0, total.value))

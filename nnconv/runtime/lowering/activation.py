@@ -21,6 +21,7 @@ _UNARY: dict[str, tuple[str, ...]] = {
     "HardSigmoid": ("alpha", "beta"), "HardSwish": (), "Swish": ("alpha",), "Mish": (),
 }  # fmt: skip
 _POWERS = {2.0: "Square", 1.0: "Identity", 0.5: "Sqrt", -1.0: "Reciprocal"}
+_MOST_PRODUCTS = 64.0  # the largest whole exponent that is done by multiplication
 
 
 def activation(node: Node, scope: Scope) -> Activation | None:
@@ -38,12 +39,14 @@ def activation(node: Node, scope: Scope) -> Activation | None:
 
 
 def _power(exponent: float | None) -> Activation | None:
-    """x^exponent; of a negative base only the powers in the table are numbers."""
+    """x^exponent; of a negative base only whole powers are numbers."""
     if exponent in _POWERS:
         return Activation(_POWERS[exponent])
-    if exponent is None or exponent == int(exponent):
+    if exponent is None or not math.isfinite(exponent):
         return None
-    return Activation("Power", (exponent,))
+    if exponent != int(exponent):
+        return Activation("Power", (exponent,))
+    return Activation("WholePower", (exponent,)) if abs(exponent) <= _MOST_PRODUCTS else None
 
 
 def _scalar(value: Value | None, scope: Scope, default: float | None) -> float | None:

@@ -30,9 +30,10 @@ _UNARY = (
     "Sign", "Exp", "Log", "Tanh", "Erf", "Sigmoid", "Softplus", "Softsign", "Elu", "Selu", "Celu",
     "ThresholdedRelu", "HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu", "Pow",
 )  # fmt: skip
-ELEMENTWISE = (*_FOLDED, *_UNARY, "Where")
+ELEMENTWISE = (*_FOLDED, *_UNARY, "Where", "Cast")
 _COMPARED = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"}  # of floats
 _CONDITIONS = {*_COMPARED, "And", "Or", "Not"}
+_CHOOSING = ("Where", "Cast")  # what makes floats of conditions
 _MOST_INPUTS = 8
 _MOST_STEPS = 24
 
@@ -94,8 +95,8 @@ def elementwise(node: Node, scope: Scope) -> Claim | None:
 def append(node: Node, scope: Scope, program: Program, made: dict[Any, int]) -> bool:
     """Add a node's steps; False, and nothing is added, where no kernel has its meaning."""
     values = [value for value in node.inputs if value is not None]
-    if node.op == "Where":
-        return _append_where(node, program, made)
+    if node.op in _CHOOSING:
+        return _append_choice(node, program, made)
     if len(node.outputs) > 1 or not all(is_float(value) for value in values[:1]):
         return False
     unary = activation(node, scope) if node.op in _UNARY else None
@@ -113,11 +114,11 @@ def append(node: Node, scope: Scope, program: Program, made: dict[Any, int]) -> 
 
 
 def conditions(node: Node) -> list[Node]:
-    """The nodes that compute what a Where chooses by and that are done in the same kernel, in
-    order; none where its condition comes from elsewhere.
+    """The nodes that compute what a Where chooses by, or a Cast makes a number of, and that are
+    done in the same kernel, in order; none where the condition comes from elsewhere.
     """
     found: dict[Node, None] = {}
-    open_ends = [node.required(0)] if node.op == "Where" else []
+    open_ends = [node.required(0)] if node.op in _CHOOSING else []
     while open_ends:
         maker = open_ends.pop().producer
         if maker is None or not _is_condition(maker):
@@ -131,19 +132,20 @@ def conditions(node: Node) -> list[Node]:
 
 def _is_condition(node: Node) -> bool:
     """Whether a condition lives in chains alone: all its readers do it over."""
-    kept = all(r.op in _CONDITIONS or (r.op == "Where" and is_float(r.output))
+    kept = all(r.op in _CONDITIONS or (r.op in _CHOOSING and is_float(r.output))
                for r in node.output.consumers)  # fmt: skip
     floats = node.op not in _COMPARED or all(is_float(value) for value in node.inputs)
     return node.op in _CONDITIONS and kept and floats and node.output not in node.graph.outputs
 
 
-def _append_where(node: Node, program: Program, made: dict[Any, int]) -> bool:
+def _append_choice(node: Node, program: Program, made: dict[Any, int]) -> bool:
     if not (found := conditions(node)) or not all(is_float(v) for v in node.inputs[1:]):
         return False
-    for maker in (*found, node):
+    for maker in (*found, *([node] if node.op == "Where" else [])):
         operands = tuple(program.operand(v, made) for v in maker.inputs if v is not None)
         program.steps.append((maker.op, operands, ()))
         made[maker.output] = len(program.steps) - 1
+    made[node.output] = len(program.steps) - 1  # a condition is a number already
     return True
 
 

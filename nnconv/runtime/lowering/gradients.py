@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnconv.runtime.kernels.elementwise import Step, Strided
+from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.samples_conv import SampleSum
-from nnconv.runtime.kernels.samples_loss import LabelCount, LossTotal, SampleLoss, SampleLossGrad
+from nnconv.runtime.kernels.samples_loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
+from nnconv.runtime.lowering.fold import Work, fold
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Operand, Place, dense_array, is_float
 
@@ -65,7 +68,6 @@ def flatten(node: Node, scope: Scope) -> Claim | None:
 
 
 def _without_gaps(builder: Builder, source: Place, y: Value) -> str:
-    from nnconv.runtime.kernels.elementwise import Strided
     from nnconv.runtime.kernels.movement import copy
 
     made, x = builder.write(y), source.view
@@ -78,7 +80,7 @@ def _without_gaps(builder: Builder, source: Place, y: Value) -> str:
 
 @lowers("nnconv.SoftmaxWithLoss")
 def softmax_loss(node: Node, scope: Scope) -> Claim | None:
-    found = _loss(node, scope)
+    found = _by_sample(node, scope)
     if found is None:
         return None
     x, label, labels = found
@@ -86,13 +88,12 @@ def softmax_loss(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(node.output)
-        target = _labels(builder, label)
         array = source.view
         parts = builder.buffer(array.batch * array.pixels * array.lanes)
         kernel = SampleLoss(array, sizes(x)[0], labels, node.ignore_label)
-        builder.job(kernel, source, target, parts)
-        total = LossTotal(parts.size, scope.width)
-        builder.job(total, parts, _divisor(builder, node, x, label, labels), made)
+        builder.job(kernel, source, labels_at(builder, label), parts)
+        work = Work(divisor=label_divisor(builder, node))
+        fold(builder, (parts.size,), [(parts, Strided((1,)))], (made, Strided((0,))), work)
         return "sample softmax loss"
 
     reads = (Read(x, lanes), *plain_reads((label,) if labels == "f32" else (), scope))
@@ -101,7 +102,7 @@ def softmax_loss(node: Node, scope: Scope) -> Claim | None:
 
 @lowers("nnconv.SoftmaxWithLossGrad")
 def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
-    found, dy = _loss(node, scope), node.required(2)
+    found, dy = _by_sample(node, scope), node.required(2)
     if found is None or not is_float(dy) or math.prod(sizes(dy)) != 1:
         return None
     x, label, labels = found
@@ -109,9 +110,9 @@ def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(node.output)
-        divisor = _divisor(builder, node, x, label, labels)
+        divisor = label_divisor(builder, node)
         kernel = SampleLossGrad(source.view, sizes(x)[0], labels, node.ignore_label, made.view)
-        operands = (source, _labels(builder, label), plain(builder, dy), divisor, made)
+        operands = (source, labels_at(builder, label), plain(builder, dy), divisor, made)
         builder.job(kernel, *operands)
         return "sample softmax loss gradient"
 
@@ -119,31 +120,55 @@ def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
     return Claim((node,), (Read(x, lanes), *plain_reads(others, scope)), node.output, lanes, emit)
 
 
-def _loss(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
-    """(scores, labels, the labels' type), where classes are the axis behind the samples."""
+def scores_and_labels(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
+    """(scores, labels, the labels' type) where there is a label for each position."""
     x, label = node.required(0), node.required(1)
-    if not is_float(x) or not 2 <= len(sizes(x)) <= 4 or node.axis % len(sizes(x)) != 1:
+    if not is_float(x) or not sizes(x):
         return None
     labels = scope.label_type(label)
-    shape = sizes(x)
-    if labels is None or math.prod(sizes(label)) != shape[0] * math.prod(shape[2:]):
+    positions = math.prod(sizes(x)) // sizes(x)[node.axis % len(sizes(x))]
+    if labels is None or math.prod(sizes(label)) != positions:
         return None
     return x, label, labels
 
 
-def _labels(builder: Builder, label: Value) -> Place | Operand:
+def _by_sample(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
+    """The same where lanes are samples and classes the axis behind them."""
+    found = scores_and_labels(node, scope)
+    if found is None or scope.natural(found[0]) >= 0:
+        return None
+    rank = len(sizes(found[0]))
+    return found if 2 <= rank <= 4 and node.axis % rank == 1 else None
+
+
+def labels_at(builder: Builder, label: Value) -> Place | Operand:
     return plain(builder, label) if is_float(label) else Operand(builder.host(label))
 
 
-def _divisor(builder: Builder, node: Node, x: Value, label: Value, labels: str) -> Place | Buffer:
-    """What the sum is divided by, as a number in memory (loss_layer.cpp, GetNormalizer)."""
-    shape = sizes(x)
-    full = shape[0] * math.prod(shape[2:])
+def label_divisor(builder: Builder, node: Node) -> Place | Buffer:
+    """What a loss over labels is divided by, as a number in memory (loss_layer.cpp,
+    GetNormalizer).
+    """
+    x, label = node.required(0), node.required(1)
+    batch = math.prod(sizes(x)[: node.axis % len(sizes(x))])
+    return divisor(builder, node, label, math.prod(sizes(label)), batch)
+
+
+def divisor(builder: Builder, node: Node, label: Value, full: int, batch: int) -> Place | Buffer:
     if node.normalization == "VALID" and node.ignore_label is not None:
-        made = builder.buffer(1)
-        kernel = LabelCount(full, node.ignore_label, builder.scope.width, labels)
-        builder.job(kernel, _labels(builder, label), made)
-        return made
-    number = {"FULL": full, "VALID": full, "BATCH_SIZE": shape[0], "NONE": 1}[node.normalization]
+        labels = builder.scope.label_type(label) or "f32"
+        return label_count(builder, labels_at(builder, label), full, node.ignore_label, labels)
+    number = {"FULL": full, "VALID": full, "BATCH_SIZE": batch, "NONE": 1}[node.normalization]
     data = np.full(1, max(1, number), np.float32)
     return builder.packed(("divisor", number), [], lambda: data)
+
+
+def label_count(
+    builder: Builder, label: Place | Operand | Buffer, length: int, ignore: int, labels: str = "f32"
+) -> Buffer:
+    """How many labels are not `ignore`, at least 1."""
+    made = builder.buffer(1)
+    counted = (Step("Counted", (0,), (float(ignore),)),)
+    work = Work(counted, after=Activation("Clip", (1.0, math.inf)), types=(labels,))
+    fold(builder, (length,), [(label, Strided((1,)))], (made, Strided((0,))), work)
+    return made

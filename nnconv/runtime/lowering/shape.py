@@ -76,7 +76,7 @@ def reshape(node: Node, scope: Scope) -> Claim | None:
     if not is_float(x) or scope.constant(x) is not None:
         return None
     flattened = image(x) is not None and sizes(y) == (sizes(x)[0], math.prod(sizes(x)[1:]))
-    lanes = scope.natural(x) if flattened else 1
+    lanes = max(1, scope.natural(x)) if flattened else 1
     return Claim((node,), (Read(x, lanes),), y, lanes, lambda b: _see(b, x, y, lanes))
 
 
