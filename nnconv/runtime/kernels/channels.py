@@ -16,7 +16,7 @@ from nnconv.runtime.kernels.elementwise import gather_lanes
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
 from nnconv.schemas.errors import InternalError
 
-_SPAN_PIXELS = 256  # of an item of a flat array
+_SPAN_PIXELS = 64  # of an item of a flat array: those of all blocks stay in the nearest cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Run:
             return None
         last = self.count - 1
         steps = tuple(
-            b - a - s * last for a, s, b in zip(self.sources, self.steps, other.sources, strict=True)
+            b - a - s * last
+            for a, s, b in zip(self.sources, self.steps, other.sources, strict=True)
         )
         step = other.first - self.first - self.step * last
         if last and (step, steps) != (self.step, self.steps):
@@ -92,7 +93,7 @@ class Channels(Kernel):
     @property
     def grid(self) -> tuple[int, ...]:
         lines = -(-self.y.pixels // _SPAN_PIXELS) if self._flat else self.y.height
-        return (self.y.batch, self.y.blocks, lines)
+        return (self.y.batch, lines, self.y.blocks)
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -103,7 +104,7 @@ class Channels(Kernel):
         return 8 * self.y.batch * self.y.channels * self.y.pixels
 
     def describe(self, k: Printer) -> None:
-        image, number, line = k.ids
+        image, line, number = k.ids
         start = 0
         for run in self.runs:
             with k.when(k.within(number, start, start + run.count)):

@@ -8,6 +8,7 @@ images are moved by a kernel of their own. What is one unbroken piece is seen wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
+RESHAPING = (
+    "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "nnconv.Flatten", "nnconv.Reshape",
+)  # fmt: skip
 FILL = -1  # where elements come from that no input has
 _MOST_PIECES = 27  # of one operator: three to each of three axes
 _MOST_RUNS = 40  # of one reordering of channels: each is code of its own
@@ -413,7 +417,9 @@ def _copy(
     else:
         place = places[piece.source]
         origin = Operand(place.buffer, place.array.offset + piece.x.offset)
-    _job(builder, piece.x, piece.y, origin, Operand(goal.buffer, goal.array.offset + piece.y.offset))
+    _job(
+        builder, piece.x, piece.y, origin, Operand(goal.buffer, goal.array.offset + piece.y.offset)
+    )
 
 
 def _job(builder: Builder, x: View, y: View, origin: Operand, goal: Operand) -> None:
@@ -486,6 +492,56 @@ def take_channels(builder: Builder, x: Place, order: Sequence[int], y: Place) ->
     """A job: y becomes the channels of x, both blocked, in the order given."""
     views = (replace(place.view, border=Border()) for place in (x, y))
     builder.job(Channels(*views, tuple(runs(order, x.lanes))), x, y)
+
+
+@lowers("Reshape", "nnconv.Reshape")
+def shuffle(node: Node, scope: Scope) -> Claim | None:
+    """Channels counted as several axes, these exchanged, and counted as one again: ShuffleNet's
+    channel shuffle, on images that are not plain.
+    """
+    x = node.required(0)
+    turn = scope.only_reader(node.output)
+    last = scope.only_reader(turn.output) if turn is not None else None
+    if scope.natural(x) == 1 or image(x) is None or turn is None or last is None:
+        return None
+    if turn.op != "Transpose" or last.op not in RESHAPING or sizes(last.output) != sizes(x):
+        return None
+    found = _channel_axes(sizes(x), sizes(node.output), turn.perm)
+    if found is None:
+        return None
+    parts, order = found
+    lanes = scope.natural(x)
+    channels = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(-1).tolist()
+    if lanes > 1 and len(runs(channels, lanes)) > _MOST_RUNS:
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(x, lanes), builder.write(last.output)
+        if lanes > 1:
+            take_channels(builder, source, channels, made)
+        else:
+            whole, into = view_of(source, sizes(x)), view_of(made, sizes(x))
+            turned = whole.split(1, *parts).ordered([0, *(axis + 1 for axis in order)])
+            goal = into.split(1, *(parts[axis] for axis in order))
+            _job(builder, turned, goal, source.operand, made.operand)
+        return "channel shuffle"
+
+    return Claim((node, turn, last), (Read(x, lanes),), last.output, lanes, emit)
+
+
+def _channel_axes(
+    x: Sequence[int], middle: Sequence[int], perm: Sequence[int] | None
+) -> tuple[list[int], list[int]] | None:
+    """The sizes that the channels of an image are split into, and the order they are brought in;
+    None where other axes move.
+    """
+    if perm is None or middle[0] != x[0] or perm[0] != 0:
+        return None
+    ends = (end for end in range(2, len(middle)) if math.prod(middle[1:end]) == x[1])
+    end = next(ends, 0)
+    if not end or [*perm[end:]] != [*range(end, len(middle))]:
+        return None
+    return [*middle[1:end]], [axis - 1 for axis in perm[1:end]]
 
 
 def _from_blocks(node: Node, scope: Scope) -> Claim:

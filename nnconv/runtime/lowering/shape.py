@@ -14,7 +14,7 @@ from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.convert import shifted_copies
 from nnconv.runtime.lowering.layout import Place, dense_array, is_float
-from nnconv.runtime.lowering.moves import source
+from nnconv.runtime.lowering.moves import RESHAPING, source
 from nnconv.runtime.lowering.views import View, view_of
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def _join(builder: Builder, values: list[Value], output: Value) -> str:
     return f"concat, {copied} copied" if copied else "concat in place"
 
 
-@lowers(
-    "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "nnconv.Flatten", "nnconv.Reshape"
-)
+@lowers(*RESHAPING)
 def reshape(node: Node, scope: Scope) -> Claim | None:
     """The same elements under another shape: seen where they lie, without a copy where that can
     be.
