@@ -144,11 +144,11 @@ def test_a_copy_follows_any_strides(
 ) -> None:
     x, view = data
     first = (view.ctypes.data - x.ctypes.data) // 4
-    y = np.empty((*view.shape[:-1], view.shape[-1] * spread), np.float32)[..., ::spread]
-    memory = buffer(np.full(y.base.size, np.nan))
+    around = np.empty((*view.shape[:-1], view.shape[-1] * spread), np.float32)
+    y, memory = around[..., ::spread], buffer(np.full(around.size, np.nan))
     kernel = copy(view.shape, strided(view, first), strided(y), target.lanes)
     run(kernel, target, buffer(x), memory)
-    whole = memory.reshape(y.base.shape)
+    whole = memory.reshape(around.shape)
     np.testing.assert_array_equal(whole[..., ::spread], view)
     assert np.isnan(whole).sum() == whole.size - view.size
     assert same_on_two_threads(kernel, target, buffer(x), memory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from nnconv.runtime.kernels.samples_conv import SampleSum
 from nnconv.runtime.kernels.samples_loss import LabelCount, LossTotal, SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
-from nnconv.runtime.lowering.layout import Buffer, Operand, Place, dense_array, is_float
+from nnconv.runtime.lowering.layout import Buffer, Operand, Place, is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder

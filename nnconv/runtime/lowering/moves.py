@@ -490,8 +490,8 @@ def _reordered(node: Node, orders: Sequence[list[int]], scope: Scope) -> Claim:
 
 def take_channels(builder: Builder, x: Place, order: Sequence[int], y: Place) -> None:
     """A job: y becomes the channels of x, both blocked, in the order given."""
-    views = (replace(place.view, border=Border()) for place in (x, y))
-    builder.job(Channels(*views, tuple(runs(order, x.lanes))), x, y)
+    source, made = (replace(place.view, border=Border()) for place in (x, y))
+    builder.job(Channels(source, made, tuple(runs(order, x.lanes))), x, y)
 
 
 @lowers("Reshape", "nnconv.Reshape")
