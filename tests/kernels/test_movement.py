@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnconv.runtime.kernels.arrays import Array, Border
@@ -109,3 +110,67 @@ def test_a_chain_on_blocked_arrays_scales_each_channel(target: Target) -> None:
     memory = memory_of(y)
     run(kernel, target, memory_of(x, values), buffer(scale), memory)
     close(read(y, memory), values.astype(np.float64) * scale[:20, None, None], 1e-7)
+
+
+@st.composite
+def moved(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """An array and a view of it or of what repeats it, as numpy has them: any order of the axes,
+    steps forwards and backwards, a broadcast axis.
+    """
+    sizes = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 17, 33, 70]), min_size=1, max_size=4))
+    while np.prod(sizes) > 40_000:
+        sizes = sizes[1:]
+    x = random(sizes, 1)
+    view = x.transpose(draw(st.permutations(range(x.ndim))))
+    steps = draw(st.lists(st.sampled_from([1, 1, 1, -1, 2, 3, -2]), min_size=1, max_size=x.ndim))
+    view = view[tuple(slice(None, None, step) for step in steps)]
+    if draw(st.booleans()):
+        axis = draw(st.integers(0, x.ndim))
+        times = draw(st.integers(1, 20))
+        view = np.broadcast_to(
+            np.expand_dims(view, axis), (*view.shape[:axis], times, *view.shape[axis:])
+        )
+    return x, view
+
+
+def strided(view: np.ndarray, start: int = 0) -> Strided:
+    return Strided(tuple(step // 4 for step in view.strides), start)
+
+
+@settings(max_examples=60)
+@given(data=moved(), spread=st.sampled_from([1, 1, 2, 5]))
+def test_a_copy_follows_any_strides(
+    target: Target, data: tuple[np.ndarray, np.ndarray], spread: int
+) -> None:
+    x, view = data
+    first = (view.ctypes.data - x.ctypes.data) // 4
+    around = np.empty((*view.shape[:-1], view.shape[-1] * spread), np.float32)
+    y, memory = around[..., ::spread], buffer(np.full(around.size, np.nan))
+    kernel = copy(view.shape, strided(view, first), strided(y), target.lanes)
+    run(kernel, target, buffer(x), memory)
+    whole = memory.reshape(around.shape)
+    np.testing.assert_array_equal(whole[..., ::spread], view)
+    assert np.isnan(whole).sum() == whole.size - view.size
+    assert same_on_two_threads(kernel, target, buffer(x), memory)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "way"),
+    [
+        ((3, 40, 50), (0, 2, 1), "square"),
+        ((2, 2, 300), (0, 2, 1), "join"),
+        ((2, 300, 2), (0, 2, 1), "part"),
+        ((2, 3, 4, 70), (0, 2, 1, 3), "line"),
+    ],
+)
+def test_transposes_go_through_registers(
+    target: Target, shape: tuple[int, ...], order: tuple[int, ...], way: str
+) -> None:
+    x = random(shape, 1)
+    view = x.transpose(order)
+    y = np.empty(view.shape, np.float32)
+    kernel = copy(view.shape, strided(view), strided(y), target.lanes)
+    assert kernel.way == way
+    memory = buffer(np.full(y.size, np.nan))
+    run(kernel, target, buffer(x), memory)
+    np.testing.assert_array_equal(memory.reshape(view.shape), view)

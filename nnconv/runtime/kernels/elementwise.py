@@ -19,6 +19,7 @@ from nnconv.schemas.errors import InternalError
 _TABLES: dict[int, Mapping[str, Callable[..., Value]]] = {1: UNARY, 2: BINARY, 3: TERNARY}
 """Functions by how many operands they take."""
 _ITEM_ELEMENTS = 4096  # of one grid item: some microseconds of work
+_MOST_SPREAD = 4  # elements from lane to lane that are loaded as whole vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ class Strided:
 
     strides: tuple[int, ...]
     offset: int = 0
+
+    def at(self, place: Sequence[Index | int]) -> Index:
+        """The address of an element by its coordinates."""
+        at = Index((), self.offset)
+        for index, stride in zip(place, self.strides, strict=True):
+            at = at + Index.of(index) * stride
+        return at
 
 
 @dataclass(frozen=True)
@@ -129,37 +137,69 @@ class Chain(Kernel):
             self._vector(k, (*place[:-1], place[-1] + full * self.width), rest)
 
     def _vector(self, k: Printer, place: Sequence[Index], count: int) -> None:
-        values = [self._load(k, f"x{i}", x, place, count) for i, x in enumerate(self.inputs)]
+        values = [
+            load_strided(k, f"x{i}", x.at(place), x.strides[-1], count)
+            for i, x in enumerate(self.inputs)
+        ]
         values = run_steps(k, values, self.steps)
         for i, (y, result) in enumerate(zip(self.outputs, self.results, strict=True)):
-            self._store(k, f"y{i}", y, place, values[result], count)
+            store_strided(k, f"y{i}", y.at(place), y.strides[-1], values[result], count)
 
-    def _load(
-        self, k: Printer, name: str, operand: Strided, place: Sequence[Index], count: int
-    ) -> Value:
-        at, step = _address(operand, place), operand.strides[-1]
-        if step == 0:
-            return k.broadcast(name, at)
-        if step == 1:
-            return k.load(name, at, count=count)
-        each = [k.scalar(name, at + i * step) for i in range(count or self.width)]
-        return k.join(each, self.width)
 
-    def _store(
-        self,
-        k: Printer,
-        name: str,
-        operand: Strided,
-        place: Sequence[Index],
-        value: Value,
-        count: int,
-    ) -> None:
-        at, step = _address(operand, place), operand.strides[-1]
-        if step <= 1:
-            k.store(name, at, value, count=count)
-            return
-        for i in range(count or self.width):
-            k.store(name, at + i * step, k.part(value, i, 1))
+def load_strided(k: Printer, name: str, at: Index, step: int, count: int) -> Value:
+    """A vector of elements `step` apart from `at` on; with `count`, only so many are read."""
+    width = k.lanes
+    if step == 0:
+        return k.broadcast(name, at)
+    if step == 1:
+        return k.load(name, at, count=count)
+    whole = not count or count == width
+    if whole and step == -1:
+        forward = k.load(name, at - (width - 1))
+        return k.shuffle(forward, forward, range(width - 1, -1, -1))
+    if whole and 2 <= step <= _MOST_SPREAD:
+        return _load_spread(k, name, at, step)
+    each = [k.scalar(name, at + i * step) for i in range(count or width)]
+    return k.join(each, width)
+
+
+def _load_spread(k: Printer, name: str, at: Index, step: int) -> Value:
+    """Every `step`-th element from as many whole vectors; the last of them ends with the last
+    element.
+    """
+    width = k.lanes
+    end = (width - 1) * step + 1
+    starts = [min(number * width, end - width) for number in range(step)]
+    loaded = [k.load(name, at + start) for start in starts]
+    picks = [(min(i * step // width, step - 1), i * step) for i in range(width)]
+    return gather_lanes(k, loaded, [(n, element - starts[n]) for n, element in picks])
+
+
+def store_strided(k: Printer, name: str, at: Index, step: int, value: Value, count: int) -> None:
+    """Lanes to elements `step` apart from `at` on; with `count`, only the first so many."""
+    if step <= 1:
+        k.store(name, at, value, count=count)
+        return
+    for i in range(count or k.lanes):
+        k.store(name, at + i * step, k.part(value, i, 1))
+
+
+def gather_lanes(k: Printer, sources: Sequence[Value], picks: Sequence[tuple[int, int]]) -> Value:
+    """A vector of lanes picked as (source, lane), in a shuffle for every source but the first."""
+    lanes = len(picks)
+    first, *others = dict.fromkeys(source for source, _ in picks)
+    if not others:
+        order = [lane for _, lane in picks]
+        value = sources[first]
+        return value if order == list(range(lanes)) else k.shuffle(value, value, order)
+    made = sources[first]
+    for number, other in enumerate(others):
+        kept = [i if number else lane for i, (_, lane) in enumerate(picks)]
+        order = [
+            lanes + lane if source == other else kept[i] for i, (source, lane) in enumerate(picks)
+        ]
+        made = k.shuffle(made, sources[other], order)
+    return made
 
 
 def run_steps(k: Printer, values: Sequence[Value], steps: Sequence[Step]) -> list[Value]:
@@ -170,13 +210,6 @@ def run_steps(k: Printer, values: Sequence[Value], steps: Sequence[Step]) -> lis
         function = _TABLES[len(operands)][step.operation]
         found.append(function(k, *operands, *step.parameters))
     return found
-
-
-def _address(operand: Strided, place: Sequence[Index]) -> Index:
-    at = Index((), operand.offset)
-    for index, stride in zip(place, operand.strides, strict=True):
-        at = at + index * stride
-    return at
 
 
 def space(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Conv, Window, every_conv, pack_weights
-from nnconv.runtime.kernels.elementwise import Chain, Strided
+from nnconv.runtime.kernels.copying import Copy, copy
+from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.functions import NONE, Activation
-from nnconv.runtime.kernels.movement import copy
 from nnconv.runtime.kernels.target import Target
 from nnconv.schemas.errors import InternalError
 
@@ -93,7 +93,7 @@ def gemm(
     return next(found)
 
 
-def pack_kernels(product: Conv, b: Matrix) -> list[Chain]:
+def pack_kernels(product: Conv, b: Matrix) -> list[Copy]:
     """Kernels (arguments b, packed) that pack a b known only at run time, whole panels and the last
     one.
 

@@ -1,34 +1,22 @@
-"""Moving data: plain to blocked and back through register transposes, borders, strided copies."""
+"""Moving data between forms: plain to blocked and back through register transposes, and borders.
+
+What keeps its form is moved by copying.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
-from nnconv.runtime.kernels.elementwise import Chain, Strided, chain
-from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value, tiles
+from nnconv.runtime.kernels.copying import copy, transpose
+from nnconv.runtime.kernels.elementwise import Strided
+from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, tiles
 from nnconv.schemas.errors import InternalError
 
+__all__ = ["FillBorder", "Reorder", "blocked", "copy", "per_channel", "plain"]
+
 _SPAN_TILES = 32  # squares in an item of a flat array
-
-
-def transpose(k: Printer, rows: Sequence[Value]) -> list[Value]:
-    """A square of vectors with lanes and rows exchanged, in log2(lanes) rounds of shuffles."""
-    lanes, square = len(rows), list(rows)
-    distance = 1
-    while distance < lanes:
-        low = [i if not i & distance else lanes + (i ^ distance) for i in range(lanes)]
-        high = [i | distance if not i & distance else lanes + i for i in range(lanes)]
-        following = list(square)
-        for a in range(lanes):
-            if not a & distance:
-                b = a | distance
-                following[a] = k.shuffle(square[a], square[b], low)
-                following[b] = k.shuffle(square[a], square[b], high)
-        square, distance = following, distance * 2
-    return square
 
 
 @dataclass(frozen=True)
@@ -195,13 +183,6 @@ class FillBorder(Kernel):
                 k.store("x", at + v * self.width, value)
         if rest:
             k.store("x", at + full * self.width, value, count=rest)
-
-
-def copy(shape: Sequence[int], x: Strided, y: Strided, lanes: int) -> Chain:
-    """y = x over `shape` with any strides: transposes, slices, broadcasts, concatenation of plain
-    arrays.
-    """
-    return chain(shape, [x], [y], [], [0], lanes)
 
 
 def plain(array: Array) -> Strided:

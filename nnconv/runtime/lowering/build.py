@@ -229,8 +229,8 @@ class Builder:
             if reader not in self._done:
                 return False
             claim = self._turns.get(reader)
-            view = claim.output if claim is not None and _is_view(claim) else None
-            if view is not None and (view in self._results() or not self._read_by_now(view, nodes)):
+            views = (claim.output, *claim.others) if claim is not None and claim.view else ()
+            if any(v in self._results() or not self._read_by_now(v, nodes) for v in views):
                 return False
         return True
 
@@ -425,7 +425,8 @@ class Builder:
 
     def _join(self, claim: Claim) -> None:
         """Members that can be computed right in their slice of the result are told so."""
-        if claim.lanes == 1:
+        node = claim.nodes[0]
+        if claim.lanes <= 1 or node.axis % len(sizes(node.output)) != 1:
             return
         start = 0
         for read in claim.reads:
@@ -447,7 +448,7 @@ class Builder:
         lie).
         """
         turn = None if value.producer is None else self._turns.get(value.producer)
-        return turn is not None and turn.output is value and not _is_view(turn)
+        return turn is not None and turn.output is value and not turn.view
 
     def _merge_borders(self, member: Value, whole: Value, form: Form) -> None:
         wanted = self._wanted.setdefault((whole, form), Wanted())
@@ -482,10 +483,6 @@ def _operand(given: Place | Operand | Buffer) -> Operand:
     if isinstance(given, Place):
         return given.operand
     return given if isinstance(given, Operand) else Operand(given)
-
-
-def _is_view(claim: Claim) -> bool:
-    return claim.nodes[0].op in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 
 
 def _in_a_stretch(arrays: Any, step: int) -> tuple[Any, ...]:

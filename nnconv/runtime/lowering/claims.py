@@ -42,8 +42,9 @@ class Claim:
     """Nodes that are computed together. `emit` adds the jobs and returns what the kernel is
     called.
 
-    `lanes` is the form in which the result is written; `others` are further results, plain ones. A
-    claim takes its turn where its last node stands.
+    `lanes` is the form in which the result is written; `others` are further results, in the form
+    `other_lanes`. With `view` results may lie where an input lies. A claim takes its turn where its
+    last node stands.
     """
 
     nodes: tuple[Node, ...]
@@ -52,6 +53,8 @@ class Claim:
     lanes: int
     emit: Callable[[Builder], str]
     others: tuple[Value, ...] = ()
+    other_lanes: int = 1
+    view: bool = False
 
 
 Rule = Callable[["Node", "Scope"], Claim | None]
@@ -137,6 +140,7 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
         if claim is None:
             continue
         scope.taken.update(claim.nodes)
+        scope.lanes.update(dict.fromkeys(claim.others, claim.other_lanes))
         scope.lanes[claim.output] = claim.lanes
         turns[claim.nodes[-1]] = claim
     return turns

@@ -1,9 +1,8 @@
-"""The rest of a training step with samples in lanes: losses, sums over samples, flattening."""
+"""The rest of a training step with samples in lanes: losses, sums over samples."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from nnconv.runtime.kernels.samples_loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.fold import Work, fold
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
-from nnconv.runtime.lowering.layout import Buffer, Operand, Place, dense_array, is_float
+from nnconv.runtime.lowering.layout import Buffer, Operand, Place, is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -43,39 +42,6 @@ def bias_gradient(node: Node, scope: Scope) -> Claim | None:
         return "sample sum"
 
     return Claim((node,), (Read(x, -scope.width),), node.output, 1, emit)
-
-
-@lowers("Flatten", "Reshape")
-def flatten(node: Node, scope: Scope) -> Claim | None:
-    """The features of each sample under another shape, seen where they lie."""
-    x, y = node.required(0), node.output
-    lanes = scope.natural(x)
-    if lanes >= 0 or not is_float(y) or scope.is_result(y):
-        return None
-    old, new = sizes(x), sizes(y)
-    if not 2 <= len(new) <= 4 or new[0] != old[0]:
-        return None
-
-    def emit(builder: Builder) -> str:
-        source = builder.read(x, lanes)
-        if source.dense:
-            array = replace(dense_array(new, lanes), offset=source.array.offset)
-            builder.alias(y, Place(source.buffer, array, source.samples))
-            return "view"
-        return _without_gaps(builder, source, y)
-
-    return Claim((node,), (Read(x, lanes),), y, lanes, emit)
-
-
-def _without_gaps(builder: Builder, source: Place, y: Value) -> str:
-    from nnconv.runtime.kernels.movement import copy
-
-    made, x = builder.write(y), source.view
-    shape = (x.batch, x.blocks, x.height, x.width, x.lanes)
-    strided = Strided((x.image, x.block, x.row, x.column, 1))
-    steps = [math.prod(shape[i + 1 :]) for i in range(5)]
-    builder.job(copy(shape, strided, Strided(tuple(steps)), x.lanes), source, made)
-    return "copy"
 
 
 @lowers("nnconv.SoftmaxWithLoss")

@@ -1,4 +1,7 @@
-"""What only changes where data lies: concatenation, flattening, reshaping."""
+"""What only changes how elements are counted, and concatenation of blocked images.
+
+Everything else that moves elements is in moves.py.
+"""
 
 from __future__ import annotations
 
@@ -6,93 +9,86 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnconv.runtime.kernels.copying import copy
 from nnconv.runtime.kernels.elementwise import Strided
-from nnconv.runtime.kernels.movement import copy
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.convert import shifted_copies
-from nnconv.runtime.lowering.layout import Operand, Place, dense_array, is_float
+from nnconv.runtime.lowering.layout import Place, dense_array, is_float
+from nnconv.runtime.lowering.moves import RESHAPING, source
+from nnconv.runtime.lowering.views import View, view_of
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
 
-@lowers("Concat")
+@lowers("Concat", first=True)
 def concat(node: Node, scope: Scope) -> Claim | None:
-    """Members that could be computed in their slice are there already; the others are copied."""
+    """Blocked images along their channels: members that could be computed in their slice are there
+    already; the others are copied.
+    """
     values = [value for value in node.inputs if value is not None]
-    if not all(is_float(value) for value in values):
+    images = node.axis % len(sizes(node.output)) == 1 and all(image(value) for value in values)
+    if not images or not any(scope.natural(value) > 1 for value in values):
         return None
-    axis = node.axis % len(sizes(node.output))
-    images = axis == 1 and all(image(value) for value in values)
-    blocked = images and any(scope.natural(value) > 1 for value in values)
-    lanes = scope.width if blocked else 1
-
-    def emit(builder: Builder) -> str:
-        if blocked:
-            return _join_blocked(builder, values, node.output)
-        return _join_plain(builder, values, node.output, axis)
-
+    lanes = scope.width
     reads = tuple(Read(value, lanes) for value in values)
-    return Claim((node,), reads, node.output, lanes, emit)
+    return Claim((node,), reads, node.output, lanes, lambda b: _join(b, values, node.output))
 
 
-def _join_blocked(builder: Builder, values: list[Value], output: Value) -> str:
+def _join(builder: Builder, values: list[Value], output: Value) -> str:
     whole, start, copied = builder.write(output), 0, 0
     for value in values:
         if builder.slices.get(value) != (output, start):
-            source = builder.read(value, whole.lanes)
-            for kernel, x, y in shifted_copies(source, whole, start, builder.scope.width):
+            member = builder.read(value, whole.lanes)
+            for kernel, x, y in shifted_copies(member, whole, start, builder.scope.width):
                 builder.job(kernel, x, y)
             copied += 1
         start += sizes(value)[1]
     return f"concat, {copied} copied" if copied else "concat in place"
 
 
-def _join_plain(builder: Builder, values: list[Value], output: Value, axis: int) -> str:
-    whole, shape, start = builder.write(output), sizes(output), 0
-    inner = math.prod(shape[axis + 1 :])
-    outer, step = math.prod(shape[:axis]), shape[axis] * inner
-    for value in values:
-        source, length = builder.read(value, 1), sizes(value)[axis] * inner
-        target = Operand(whole.buffer, whole.array.offset + start)
-        kernel = copy(
-            (outer, length), Strided((length, 1)), Strided((step, 1)), builder.scope.width
-        )
-        builder.job(kernel, source, target)
-        start += length
-    return "concat"
-
-
-@lowers("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+@lowers(*RESHAPING)
 def reshape(node: Node, scope: Scope) -> Claim | None:
     """The same elements under another shape: seen where they lie, without a copy where that can
     be.
 
     A blocked image whose channels and pixels become one axis stays blocked (dense layers can read
-    it).
+    it); with samples side by side, so does whatever keeps the samples apart.
     """
     x, y = node.required(0), node.output
-    if not is_float(x) or scope.constant(x) is not None:
+    if not is_float(x):
         return None
-    flattened = image(x) is not None and sizes(y) == (sizes(x)[0], math.prod(sizes(x)[1:]))
-    lanes = max(1, scope.natural(x)) if flattened else 1
-    return Claim((node,), (Read(x, lanes),), y, lanes, lambda b: _see(b, x, y, lanes))
+    lanes = _form(x, y, scope)
+    reads = () if scope.constant(x) is not None else (Read(x, lanes),)
+    return Claim((node,), reads, y, lanes, lambda b: _see(b, x, y, lanes), view=True)
+
+
+def _form(x: Value, y: Value, scope: Scope) -> int:
+    lanes, old, new = scope.natural(x), sizes(x), sizes(y)
+    if lanes < 0:
+        fits = 2 <= len(new) <= 4 and new[0] == old[0] and not scope.is_result(y)
+    else:
+        fits = image(x) is not None and new == (old[0], math.prod(old[1:]))
+    return lanes if fits else 1
 
 
 def _see(builder: Builder, x: Value, y: Value, lanes: int) -> str:
-    place = builder.read(x, lanes)
+    place = source(builder, x, lanes)
     if lanes > 1:
         builder.alias(y, place)
         return "view"
+    array = dense_array(sizes(y), lanes)
     if place.dense:
-        array = replace(dense_array(sizes(y), 1), offset=place.array.offset)
-        builder.alias(y, Place(place.buffer, array))
+        array = replace(array, offset=place.array.offset)
+        builder.alias(y, Place(place.buffer, array, place.samples))
         return "view"
-    made, array = builder.write(y), place.view
-    shape = (array.batch, array.channels, array.height, array.width)
-    strided = Strided((array.image, array.block, array.row, array.column))
-    target = dense_array(shape, 1)
-    dense = Strided((target.image, target.block, target.row, target.column))
-    builder.job(copy(shape, strided, dense, builder.scope.width), place, made)
+    made = Place(builder.buffer(array.size), array, place.samples)
+    builder.alias(y, made)
+    strided = view_of(place, sizes(x))
+    dense = View.dense(strided.shape)
+    kernel = copy(
+        dense.shape, Strided(strided.strides), Strided(dense.strides), builder.scope.width
+    )
+    builder.job(kernel, place, made)
     return "copy"
