@@ -124,9 +124,7 @@ def _unravel(k: Printer, number: Index, extents: Sequence[int]) -> tuple[Index, 
     return (*([number] if extents else []), *reversed(found))
 
 
-def _inside(
-    k: Printer, stack: ExitStack, bounds: Sequence[Bounds], name: str
-) -> tuple[Index, ...]:
+def _inside(k: Printer, stack: ExitStack, bounds: Sequence[Bounds], name: str) -> tuple[Index, ...]:
     """Loops within one another."""
     return tuple(
         stack.enter_context(k.loop(stop, start=start, name=name)) for start, stop in bounds

@@ -8,7 +8,7 @@ job: the x of all of them is the same, the y one column further.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from typing import TYPE_CHECKING
@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnconv.runtime.kernels.arrays import Array, Border
-from nnconv.runtime.kernels.conv import Window, every_conv, pack_weights
+from nnconv.runtime.kernels.conv import Conv, Window, every_conv, pack_weights
 from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
 from nnconv.runtime.kernels.elementwise import Step, Strided
 from nnconv.runtime.kernels.elementwise import chain as elementwise
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.lowering.algorithms import (
     Direct,
     Epilogue,
@@ -243,7 +242,7 @@ def _direct_forms(
         yield Direct(several, _packer(several, work.groups), ("transposed", work.groups))
 
 
-def _packer(kernel: Kernel, groups: int):
+def _packer(kernel: Conv, groups: int) -> Callable[[Floats], Floats]:
     return lambda weights: pack_weights(kernel, weights, groups)
 
 
@@ -276,7 +275,12 @@ def _depthwise(
         ),
     )  # fmt: skip
     bias = _bias(builder, work, y.array)
-    operands = [x, weights, *([bias] if bias else []), *([residual] if residual else [])]
+    operands: list[Place | Buffer] = [
+        x,
+        weights,
+        *([bias] if bias else []),
+        *([residual] if residual else []),
+    ]
     builder.job(kernel, *operands, y)
     return f"depthwise {kernel.columns}"
 

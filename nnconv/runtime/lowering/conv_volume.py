@@ -8,6 +8,7 @@ inputs overlap. Dilation along the first axis means taps of zeros between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.algorithms import Direct, Epilogue, Places, choose
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.conv import floats
-from nnconv.runtime.lowering.layout import Buffer, Floats, Operand, Place, is_float
+from nnconv.runtime.lowering.layout import Buffer, Floats, Place, is_float
 from nnconv.runtime.lowering.windows import conv_geometry
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ def _enter(
     first = x.array.offset + image * x.array.image
     if x.lanes == 1:
         start = first + group * work.inputs * depth * area
-        plain = Array(
-            depth, work.inputs, height, width, 1, 0, area, depth * area, width, 1
-        )
+        plain = Array(depth, work.inputs, height, width, 1, 0, area, depth * area, width, 1)
         builder.job(Reorder(plain, made), x.at(start), goal)
         return
     lanes = work.lanes
@@ -194,18 +193,16 @@ def _product(
     forms = (Direct(kernel, _packer(kernel), "volume") for kernel in found)
     form = choose(builder, forms, [work.weights], places)
     key = (form.key, group, work.groups)
-    weights = builder.packed(
-        key, [work.weights], lambda: form.pack(work.group_weights(group))
-    )
+    weights = builder.packed(key, [work.weights], lambda: form.pack(work.group_weights(group)))
     bias: Buffer | None = None
     if work.bias is not None:
         mine = slice(group * outputs, (group + 1) * outputs)
-        key = ("bias", form.bias_layout, group, work.groups)
-        bias = builder.packed(key, [work.bias], lambda: form.pack_bias(floats(work.bias)[mine]))
+        layout = ("bias", form.bias_layout, group, work.groups)
+        bias = builder.packed(layout, [work.bias], lambda: form.pack_bias(floats(work.bias)[mine]))
     for kernel, operands in form.jobs(places, weights, bias, ()):
         builder.job(kernel, *operands)
     return form.name
 
 
-def _packer(kernel: Conv):
+def _packer(kernel: Conv) -> Callable[[Floats], Floats]:
     return lambda weights: pack_weights(kernel, weights)

@@ -101,7 +101,7 @@ def conv(node: Node, scope: Scope) -> Claim | None:
     last, activation = (None, Activation()) if pool else after(node.output, scope)
     nodes = (node, *([last] if last else []), *([pool] if pool else []))
     y = nodes[-1].output
-    cells = _pair(tuple(pool.kernel_shape)) if pool else (1, 1)
+    cells = (int(pool.kernel_shape[0]), int(pool.kernel_shape[1])) if pool else (1, 1)
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(y)
@@ -169,7 +169,10 @@ def conv_transpose(node: Node, scope: Scope) -> Claim | None:
         sizes(x)[2:], sizes(w)[2:], node.strides, node.pads, node.dilations, node.auto_pad,
         node.output_padding, node.output_shape,
     )  # fmt: skip
-    if min((*where.begins, *(node.pads or ())), default=0) < 0 or min(where.dilations, default=1) < 1:
+    if (
+        min((*where.begins, *(node.pads or ())), default=0) < 0
+        or min(where.dilations, default=1) < 1
+    ):
         return None
     return _tiled(WindowsConvData, node, _axes(where), x, scope)
 

@@ -22,7 +22,7 @@ from nnconv.runtime.kernels.gemm import gemm, pack_kernels, packed_size
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Scope, lowers, sizes
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
-from nnconv.runtime.lowering.layout import Buffer, Operand, Place, is_float
+from nnconv.runtime.lowering.layout import Buffer, Operand, is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -208,8 +208,6 @@ def _addend(builder: Builder, work: _Work) -> tuple[Operand, Matrix]:
     made: Buffer = builder.buffer(height * columns)
     steps = [Step("Affine", (0,), (work.c_scale, 0.0))]
     shape, lanes = (height, columns), builder.scope.width
-    scaled = chain(
-        shape, [Strided((down, across))], [Strided((columns, 1))], steps, [1], lanes
-    )
+    scaled = chain(shape, [Strided((down, across))], [Strided((columns, 1))], steps, [1], lanes)
     builder.job(scaled, place, made)
     return Operand(made), Matrix(rows, columns, columns if height > 1 else 0)

@@ -178,9 +178,7 @@ def stages(builder: Builder, passes: Sequence[Pass], source: Place, goal: Place)
         made = goal
         if number < len(passes):
             like = goal.array
-            array = Array.dense(
-                like.batch, like.blocks * like.lanes, 1, step.made, like.lanes
-            )
+            array = Array.dense(like.batch, like.blocks * like.lanes, 1, step.made, like.lanes)
             made = Place(builder.buffer(array.size), array, goal.samples)
         found.append(Stage(step, step.before(source.view), step.after(made.view), source, made))
         source = made
