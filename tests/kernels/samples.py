@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,13 +14,21 @@ from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
 from nnconv.runtime.kernels.fold import Fold
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.gemm import gemm, pack_matrix
+from nnconv.runtime.kernels.gemm import gemm, pack_kernels, pack_matrix, packed_size
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.losses import Hits, SoftmaxLoss, SoftmaxLossGrad
 from nnconv.runtime.kernels.movement import FillBorder, Reorder
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.pool import Pool
 from nnconv.runtime.kernels.reduce import Axis, Softmax
+from nnconv.runtime.kernels.samples_pool import SampleAveragePoolGrad, SampleMaxPoolGrad
+from nnconv.runtime.kernels.samples_windows import Axis as WindowAxis
+from nnconv.runtime.kernels.samples_windows import (
+    Volume,
+    WindowsConv,
+    WindowsConvData,
+    windows_conv_weights,
+)
 from nnconv.runtime.kernels.target import Target
 from nnconv.runtime.kernels.winograd import pack_winograd, winograd
 from tests.kernels.harness import Floats, buffer, memory_of, random
@@ -63,6 +72,16 @@ def samples(target: Target) -> Iterator[Sample]:
     product = gemm(target, Matrix.dense(7, 50), Matrix.dense(7, 70))
     b = buffer(pack_matrix(product, random((50, 70), 7)))
     yield "gemm", product, [buffer(random((7, 50), 8)), b, buffer(np.full(490, np.nan))]
+
+    turned = Matrix.dense(70, 50).transposed
+    pack = pack_kernels(product, turned, 0.5)[0]
+    room = buffer(np.full(packed_size(product), np.nan))
+    yield "pack turned", pack, [buffer(random((70, 50), 11)), room]
+    unpacked = gemm(target, Matrix.dense(7, 50), Matrix.dense(7, 70), b=Matrix.dense(50, 70))
+    operands = [buffer(random((7, 50), 8)), buffer(random((50, 70), 7))]
+    yield "gemm unpacked", unpacked, [*operands, buffer(np.full(490, np.nan))]
+
+    yield from _over_axes(target)
 
     half = Array.dense(1, 40, 5, 6, lanes)
     for average in (False, True):
@@ -119,3 +138,32 @@ def _folds(lanes: int) -> Iterator[tuple[str, Kernel, list[Floats]]]:
     fold = Fold((3, 5, 37), (dense, row), Strided((37, 0, 1)), steps, "add", lanes, divided=True)
     memory = [buffer(x), buffer(y), buffer(divisor), buffer(np.full(111, np.nan))]
     yield "fold columns", fold, memory
+
+
+def _over_axes(target: Target) -> Iterator[Sample]:
+    """A convolution over three axes and its gradients, samples in lanes; stride and dilation share
+    a factor along one axis."""
+    axes = (WindowAxis(3, 2, 1, 1), WindowAxis(2, 1, 2, 0), WindowAxis(3, 4, 2, 2))
+    x, y = (
+        Volume.over(Array.dense(2, count * target.lanes, 1, math.prod(cells), target.lanes), cells)
+        for count, cells in ((4, (5, 6, 9)), (6, (3, 4, 3)))
+    )
+    w, bias = random((6, 2, 3, 2, 3), 12), random((6,), 13)
+    size = {v: v.batch * v.channels * v.cells * v.lanes for v in (x, y)}
+    xs, ys = (buffer(random((size[v],), 14)) for v in (x, y))
+    forward = WindowsConv(x, y, axes, 2, 2, 2, True, Activation("Relu"))
+    yield "windows", forward, [xs, buffer(w), buffer(bias), buffer(ys * np.nan)]
+    back = WindowsConvData(y, x, axes, 2, 1, 2)
+    yield "windows data", back, [ys, buffer(w), buffer(xs * np.nan)]
+    samples = 2 * target.lanes - 1
+    slope = windows_conv_weights(target, x, y, axes, samples, 2)
+    yield "windows weights", slope, [xs, ys, buffer(w * np.nan)]
+    plane = Array.dense(2, 3 * target.lanes, 6, 7, target.lanes)
+    small = Array.dense(2, 3 * target.lanes, 4, 3, target.lanes)
+    window = Window((2, 3), (1, 2), (2, 1), (0, 0))
+    dy = random((small.size,), 15)
+    mean = SampleAveragePoolGrad(small, plane, window, False)
+    yield "average pool gradient", mean, [buffer(dy), buffer(np.full(plane.size, np.nan))]
+    won = buffer(np.floor(np.abs(random((small.size,), 16)) * 3) % 6)
+    most = SampleMaxPoolGrad(small, plane, window)
+    yield "max pool gradient", most, [buffer(dy), won, buffer(np.full(plane.size, np.nan))]

@@ -66,6 +66,8 @@ class Conv(Kernel):
     x is blocked or plain (lanes 1), y and residual are blocked. x must have the border that the
     window reaches (`window.reach`). With `clip`, lanes of y past its last channel are not touched.
     `weight_image` is the step between the weights of successive images, 0 when all share them.
+    With `weight_row` weights are not packed: a row of them, one input, holds all outputs, and the
+    next one starts so many elements further.
     """
 
     family: ClassVar[str] = "conv"
@@ -82,6 +84,7 @@ class Conv(Kernel):
     activation: Activation = NONE
     clip: bool = False
     weight_image: int = 0
+    weight_row: int = 0
 
     def __post_init__(self) -> None:
         if not self.x.border.covers(self.window.reach(self.x, self.y)):
@@ -165,8 +168,10 @@ class Conv(Kernel):
 
     @property
     def weights(self) -> int:
-        """Elements of the packed weights."""
+        """Elements of the weights."""
         images = self.y.batch if self.weight_image else 1
+        if self.weight_row:
+            return images * self.steps * self.y.channels
         return images * self.steps * self.groups * self.panels * self.panel_width
 
     @property
@@ -391,11 +396,12 @@ class _Item:
         with (
             k.loop(size[0], name="kh") as kh,
             k.loop(size[1], name="kw") as kw,
-            k.loop(lanes // together, name="lane") as step,
+            k.loop(lanes // together, name="lane") as turn,
         ):
-            lane = step * together
+            lane = turn * together
             row = ((block * size[0] + kh) * size[1] + kw) * conv.x.lanes + lane
-            weights = row * conv.panel_width + self._panel_start()
+            step = conv.weight_row or conv.panel_width
+            weights = row * step + self._panel_start()
             starts = [
                 self._input(place, pixel, block) + kh * (dilation[0] * conv.x.row)
                 + kw * (dilation[1] * conv.x.column) + lane
@@ -403,11 +409,14 @@ class _Item:
             ]  # fmt: skip
             factors = [k.broadcasts("x", at, together) for at in starts] if together > 1 else []
             for i in range(together):
-                at = weights + i * conv.panel_width
-                rows = [k.load("w", at + v * conv.lanes) for v in range(self.vectors)]
+                at = weights + i * step
+                rows = [
+                    k.load("w", at + v * conv.lanes, count=self._count(v) if conv.weight_row else 0)
+                    for v in range(self.vectors)
+                ]
                 if conv.ahead:
                     for line in range(0, self.vectors * conv.lanes, _LINE):
-                        k.prefetch("w", at + conv.ahead * conv.panel_width + line)
+                        k.prefetch("w", at + conv.ahead * step + line)
                 for p, start in enumerate(starts):
                     factor = factors[p][i] if factors else k.broadcast("x", start)
                     for v, weight in enumerate(rows):
@@ -416,8 +425,8 @@ class _Item:
     # -- addresses
 
     def _panel_start(self) -> Index:
-        step = self.conv.steps * self.conv.panel_width
-        return self.panel * step + self.image * self.conv.weight_image
+        step = 1 if self.conv.weight_row else self.conv.steps
+        return self.panel * (step * self.conv.panel_width) + self.image * self.conv.weight_image
 
     def _count(self, vector: int) -> int:
         """Lanes to touch in the last vector of a clipped output; 0 means all."""

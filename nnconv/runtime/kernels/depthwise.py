@@ -25,7 +25,8 @@ class Depthwise(Kernel):
     """y = activation(conv(x, w) + bias + residual) with as many groups as channels; blocked arrays.
 
     Taps outside of x are left out, so x needs no border. w is packed by `pack_depthwise`; one item
-    is an output row of a block, `columns` pixels at a time.
+    is an output row of a block, `columns` pixels at a time. `weight_image` is the step between the
+    weights of successive images, 0 when all share them.
     """
 
     family: ClassVar[str] = "depthwise"
@@ -37,6 +38,7 @@ class Depthwise(Kernel):
     bias: bool = True
     residual: Array | None = None
     activation: Activation = NONE
+    weight_image: int = 0
 
     def __post_init__(self) -> None:
         if self.x.channels != self.y.channels or self.x.lanes != self.y.lanes:
@@ -127,6 +129,7 @@ class Depthwise(Kernel):
         with k.loop(lines[1], start=lines[0], name="kh") as kh:
             line = corner + kh * (window.dilation[0] * x.row)
             weights = block * (self.taps * self.lanes) + kh * (window.size[1] * self.lanes)
+            weights = weights + image * self.weight_image
             for kw, (low, high) in enumerate(reaches):
                 if low >= high:
                     continue

@@ -1,10 +1,10 @@
 """Convolution and its gradients on arrays whose lanes are samples (samples.py).
 
 Weights are read where the model has them, [outputs][inputs of a group][rows][columns], one scalar
-at a time to all lanes; the gradient of the data reads the same array. A tile is some channels times
-some vectors, all in registers; loops over channels and taps are rolled. What lies outside an image
-is its border of zeros in the forward pass and for weight gradients, and clipped by run-time bounds
-in the data gradient, where most taps of a narrow map would meet nothing.
+at a time to all lanes. A tile is some channels times some vectors, all in registers; loops over
+channels and taps are rolled. What lies outside an image is its border of zeros. The gradient of the
+data is samples_windows.py's, where taps outside are left out: most of a narrow map would meet
+nothing.
 """
 
 from __future__ import annotations
@@ -218,122 +218,6 @@ def sample_conv(
         channels, images = cut_tile(target, each, y.batch, steps)
         tile = (channels, 1, images)
     return SampleConv(x, y, window, *tile, groups, bias, activation, pool)
-
-
-@dataclass(frozen=True)
-class SampleConvData(Kernel):
-    """dx[i, p] = sum over o and taps k of w[o, i, k] * dy[o, (p + pad - k * dilation) / stride].
-
-    Stride or dilation is 1 along each axis. Arguments: dy, w, dx.
-    """
-
-    family: ClassVar[str] = "samples_conv_data"
-
-    dy: Array
-    dx: Array
-    window: Window
-    channels: int  # of dx in a tile
-    images: int  # groups of samples in a tile
-    groups: int = 1
-
-    def __post_init__(self) -> None:
-        for stride, dilation in zip(self.window.stride, self.window.dilation, strict=True):
-            if min(stride, dilation) > 1:
-                raise InternalError(f"{self.family}: stride {stride} and dilation {dilation}")
-
-    @property
-    def lanes(self) -> int:
-        return self.dx.lanes
-
-    @property
-    def outs(self) -> Cut:
-        return Cut(self.dx.blocks // self.groups, self.channels)
-
-    @property
-    def batches(self) -> Cut:
-        return Cut(self.dx.batch, self.images)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (self.batches.count, self.groups, self.outs.count, self.dx.height)
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("dy"), Argument("w"), Argument("dx", written=True))
-
-    @property
-    def flops(self) -> int:
-        taps = self.window.size[0] * self.window.size[1] * self.dx.blocks // self.groups
-        return 2 * taps * self.dy.pixels * self.dy.blocks * self.dy.batch * self.lanes
-
-    def describe(self, k: Printer) -> None:
-        batch, group, out, row = k.ids
-        rows = self._reach(k, 0, row, self.dy.height)
-        for images in self.batches.bodies(k, batch):
-            for channels in self.outs.bodies(k, out):
-                with k.loop(self.dx.width, name="column") as column:
-                    columns = self._reach(k, 1, column, self.dy.width)
-                    place = (batch * self.images, group, out * self.channels, row, column)
-                    self._tile(k, place, (rows, columns), images, channels)
-
-    def _reach(
-        self, k: Printer, axis: int, position: Index, extent: int
-    ) -> tuple[Index, Index, Index, Index]:
-        """(first tap, row of dy it meets, start, stop): turn t meets tap `first` + t * stride
-        and row `row` - t * dilation, inside dy from start to before stop."""
-        size, stride = self.window.size[axis], self.window.stride[axis]
-        dilation, pad = self.window.dilation[axis], self.window.pad[axis]
-        place = k.index(position + pad)
-        first = k.remainder(place, stride) if stride > 1 else Index()
-        line = k.quotient(place, stride) if stride > 1 else place
-        turns = k.quotient(first * -1 + (size + stride - 1), stride) if stride > 1 else size
-        below = k.larger(line - extent + dilation, 0)  # ceil((line - extent + 1) / dilation)
-        start = k.quotient(below, dilation) if dilation > 1 else below
-        last = k.quotient(line, dilation) if dilation > 1 else line
-        return first, line, start, k.smaller(last + 1, turns)
-
-    def _tile(
-        self,
-        k: Printer,
-        place: tuple[Index, ...],
-        reach: tuple[tuple[Index, ...], tuple[Index, ...]],
-        images: int,
-        channels: int,
-    ) -> None:
-        image, group, out, row, column = place
-        (kh, y, low, high), (kw, x, left, right) = reach
-        size, dilation, stride = self.window.size, self.window.dilation, self.window.stride
-        depth, area = self.dy.blocks // self.groups, size[0] * size[1]
-        each = self.outs.length
-        sums = [[k.register(k.constant(0.0)) for _ in range(images)] for _ in range(channels)]
-        with k.loop(depth, name="o") as o:
-            source = self.dy.at(image, group * depth + o, y, x)
-            weight = (group * depth + o) * (each * area) + out * area + kh * size[1] + kw
-            with (
-                k.loop(high, start=low, name="th") as th,
-                k.loop(right, start=left, name="tw") as tw,
-            ):
-                step = th * (dilation[0] * self.dy.row) + tw * (dilation[1] * self.dy.column)
-                ahead = weight + th * (stride[0] * size[1]) + tw * stride[1]
-                ys = [k.load("dy", source - step + i * self.dy.image) for i in range(images)]
-                for c in range(channels):
-                    factor = k.broadcast("w", ahead + c * area)
-                    for i, value in enumerate(ys):
-                        sums[c][i].value = k.fma(factor, value, sums[c][i].value)
-        goal = self.dx.at(image, group * each + out, row, column)
-        for c in range(channels):
-            for i in range(images):
-                k.store("dx", goal + c * self.dx.block + i * self.dx.image, sums[c][i].value)
-
-
-def sample_conv_data(
-    target: Target, dy: Array, dx: Array, window: Window, groups: int = 1
-) -> SampleConvData:
-    """The data gradient with the tile that the rule chooses."""
-    each = dx.blocks // groups
-    steps = dy.blocks // groups * window.size[0] * window.size[1]
-    channels, images = cut_tile(target, each, dx.batch, steps)
-    return SampleConvData(dy, dx, window, channels, images, groups)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,22 @@ from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, P
 from nnconv.runtime.kernels.samples import dense_like
 
 
-def _taps(k: Printer, first: Index, size: int, extent: int) -> tuple[Index | int, Index]:
+def _taps(
+    k: Printer, first: Index, size: int, extent: int, dilation: int = 1
+) -> tuple[Index | int, Index]:
     """The taps [start, stop) of a window at `first` that lie in an image of `extent`."""
-    return k.larger(first * -1, 0), k.smaller(first * -1 + extent, size)
+    if dilation == 1:
+        return k.larger(first * -1, 0), k.smaller(first * -1 + extent, size)
+    start = k.quotient(k.larger(first * -1 + (dilation - 1), 0), dilation)
+    stop = k.quotient(k.larger(first * -1 + (extent + dilation - 1), 0), dilation)
+    return start, k.smaller(stop, size)
 
 
 @dataclass(frozen=True)
 class SampleMaxPool(Kernel):
     """y = the largest of each window, index = its tap (row by row, the first of equals; -1: none).
 
-    Dilation is 1. Arguments: x, y, index (like y, without gaps).
+    Arguments: x, y, index (like y, without gaps).
     """
 
     family: ClassVar[str] = "samples_max_pool"
@@ -56,16 +62,18 @@ class SampleMaxPool(Kernel):
         image, channel, row = k.ids
         size, stride, pad = self.window.size, self.window.stride, self.window.pad
         top = k.index(row * stride[0] - pad[0])
-        low, high = _taps(k, top, size[0], self.x.height)
+        dilation = self.window.dilation
+        low, high = _taps(k, top, size[0], self.x.height, dilation[0])
         with k.loop(self.y.width, name="column") as column:
             edge = k.index(column * stride[1] - pad[1])
-            left, right = _taps(k, edge, size[1], self.x.width)
+            left, right = _taps(k, edge, size[1], self.x.width, dilation[1])
             best, place = k.register(k.constant(-math.inf)), k.register(k.constant(-1.0))
             with (
                 k.loop(high, start=low, name="kh") as kh,
                 k.loop(right, start=left, name="kw") as kw,
             ):
-                value = k.load("x", self.x.at(image, channel, top + kh, edge + kw))
+                cell = (top + kh * dilation[0], edge + kw * dilation[1])
+                value = k.load("x", self.x.at(image, channel, *cell))
                 number = k.splat(k.cast(k.index_value(kh * size[1] + kw, I32), F32))
                 empty = place.value < 0.0
                 wins = k.negate(k.both(k.negate(value > best.value), k.negate(empty)))
@@ -109,12 +117,22 @@ class _PoolGradient(Kernel):
             k.store("dx", self.dx.at(image, channel, row, column), total.value)
 
     def _windows(self, k: Printer, axis: int, position: Index) -> tuple[Index, Index]:
-        """The windows [start, stop) along an axis that a pixel lies in."""
+        """The windows [start, stop) along an axis that reach over a pixel."""
         extent = (self.dy.height, self.dy.width)[axis]
-        size, stride = self.window.size[axis], self.window.stride[axis]
-        place = k.index(position + self.window.pad[axis])
-        start = k.quotient(k.larger(place - size + stride, 0), stride)
+        reach = (self.window.size[axis] - 1) * self.window.dilation[axis] + 1
+        stride, place = self.window.stride[axis], k.index(position + self.window.pad[axis])
+        start = k.quotient(k.larger(place - reach + stride, 0), stride)
         return start, k.smaller(k.quotient(place, stride) + 1, extent)
+
+    def _tap(self, k: Printer, axis: int, position: Index, number: Index) -> tuple[Index, Index]:
+        """Which tap of a window lies on a pixel; and how far that is from the truth, 0 where it
+        does."""
+        dilation = self.window.dilation[axis]
+        ahead = position + self.window.pad[axis] - number * self.window.stride[axis]
+        if dilation == 1:
+            return ahead, Index()
+        ahead = k.index(ahead)
+        return k.quotient(ahead, dilation), k.remainder(ahead, dilation)
 
     def _part(
         self,
@@ -142,6 +160,8 @@ class SampleMaxPoolGrad(_PoolGradient):
     def _apart(self) -> bool:
         """Every pixel lies in exactly one window."""
         size, stride = self.window.size, self.window.stride
+        if self.window.dilation != (1, 1):
+            return False
         exact = (self.dy.height * size[0], self.dy.width * size[1])
         return size == stride and exact == (self.dx.height, self.dx.width)
 
@@ -173,10 +193,12 @@ class SampleMaxPoolGrad(_PoolGradient):
         window: tuple[Index, Index],
         pixel: tuple[Index, Index],
     ) -> Value:
-        size, stride, pad = self.window.size, self.window.stride, self.window.pad
-        kh = pixel[0] + pad[0] - window[0] * stride[0]
-        kw = pixel[1] + pad[1] - window[1] * stride[1]
-        tap = k.splat(k.cast(k.index_value(kh * size[1] + kw, I32), F32))
+        size = self.window.size
+        (kh, above), (kw, left) = (self._tap(k, axis, pixel[axis], window[axis]) for axis in (0, 1))
+        number = kh * size[1] + kw
+        if self.window.dilation != (1, 1):  # between two taps: no number that is ever noted
+            number = number - k.smaller(above + left, 1) * (size[0] * size[1] + 2)
+        tap = k.splat(k.cast(k.index_value(number, I32), F32))
         won = k.load("index", dense_like(self.dy).at(*plane, *window))
         value = k.load("dy", self.dy.at(*plane, *window))
         return k.select(k.compare("eq", won, tap), value, k.constant(0.0))
@@ -208,15 +230,20 @@ class SampleAveragePoolGrad(_PoolGradient):
     ) -> Value:
         rows, columns = (self._extent(k, axis, window[axis]) for axis in (0, 1))
         cells = k.cast(rows, F32) * k.cast(columns, F32)
-        return k.load("dy", self.dy.at(*plane, *window)) / k.splat(cells)
+        share = k.load("dy", self.dy.at(*plane, *window)) / k.splat(cells)
+        if self.window.dilation == (1, 1):
+            return share
+        off = [self._tap(k, axis, pixel[axis], window[axis])[1] for axis in (0, 1)]
+        met = k.smaller(off[0] + off[1], 1) * -1 + 1
+        return share * k.splat(k.cast(k.index_value(met, I32), F32))
 
     def _extent(self, k: Printer, axis: int, number: Index) -> Value:
         """How many rows or columns of a window count, as an integer."""
         inside = (self.dx.height, self.dx.width)[axis]
         first = k.index(number * self.window.stride[axis] - self.window.pad[axis])
-        low, high = _taps(k, first, self.window.size[axis], inside)
+        size, dilation = self.window.size[axis], self.window.dilation[axis]
+        low, high = _taps(k, first, size, inside, dilation)
         if self.include_pad:
             low = 0
-            room = first * -1 + (inside + self.pad_end[axis])
-            high = k.smaller(room, self.window.size[axis])
+            high = _taps(k, first, size, inside + self.pad_end[axis], dilation)[1]
         return k.index_value(Index.of(high) - low, I32)

@@ -69,7 +69,7 @@ class Direct:
         self.key = (
             "direct", order, self.bias_layout, kernel.in_blocks, kernel.x.lanes, kernel.window.size,
         )  # fmt: skip
-        self.weights_size = kernel.groups * kernel.panels * kernel.steps * kernel.panel_width
+        self.weights_size = kernel.weights
         self.bias_size = kernel.groups * kernel.panels * kernel.panel_width
 
     def pack_bias(self, bias: Floats) -> Floats:

@@ -26,9 +26,9 @@ from nnconv.runtime.lowering.algorithms import (
     padded,
     winograd_form,
 )
-from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers
-from nnconv.runtime.lowering.layout import Buffer, Floats, Place, dense_array
-from nnconv.runtime.ops.windows import geometry
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
+from nnconv.runtime.lowering.layout import Buffer, Floats, Place, dense_array, is_float
+from nnconv.runtime.lowering.windows import conv_geometry, planar, plane
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -61,30 +61,35 @@ class _Work:
     def depthwise(self) -> bool:
         return self.groups > 1 and self.weights.shape[:2] == (self.groups, 1)
 
+    @property
+    def image_weights(self) -> Floats:
+        """The weights over two spatial axes."""
+        return floats(self.weights).reshape(*self.weights.shape[:2], *self.window.size)
+
 
 @lowers("Conv")
 def conv(node: Node, scope: Scope) -> Claim | None:
-    """Conv [+ Add of another value] [+ activation], two spatial axes, stored weights."""
+    """Conv [+ Add of another value] [+ activation], up to two spatial axes, stored weights."""
     x, y, weights = node.required(0), node.output, scope.constant(node.required(1))
     bias_value = node.input(2)
     bias = scope.constant(bias_value)
-    sizes = image(x)
+    source = plane(x)
     if (
-        sizes is None
-        or image(y) is None
+        source is None
+        or plane(y) is None
         or weights is None
         or (bias is None) != (bias_value is None)
     ):
         return None
-    window = _window(node, sizes, weights)
-    if window is None:
+    where = conv_geometry(node, sizes(x), weights.shape)
+    found = planar(where) if where else None
+    if found is None:
         return None
-    nodes, residual, activation = _epilogue(node, scope)
-    alone = node.group == 1 and sizes[1] <= _PLAIN_CHANNELS and scope.natural(x) == 1
-    lanes = 1 if alone else scope.width
+    nodes, residual, activation = epilogue(node, scope)
+    lanes = input_lanes(x, node.group, scope)
     work = _Work(
-        x, nodes[-1].output, weights, bias, window, node.group, residual, activation, lanes,
-        _winograd_outputs(scope, sizes, y, window, node.group, lanes),
+        x, nodes[-1].output, weights, bias, found.window, node.group, residual, activation, lanes,
+        winograd_outputs(scope, source, y, found.window, node.group, lanes),
     )  # fmt: skip
     reads = [Read(x, lanes, _reach(work))]
     if residual is not None:
@@ -92,38 +97,33 @@ def conv(node: Node, scope: Scope) -> Claim | None:
     return Claim(nodes, tuple(reads), work.y, scope.width, lambda b: _emit(b, work))
 
 
-def _window(node: Node, sizes: tuple[int, ...], weights: Data) -> Window | None:
-    if weights.ndim != 4:
-        return None
-    kernel = (int(weights.shape[2]), int(weights.shape[3]))
-    where = geometry(sizes[2:], kernel, node.strides, node.pads, node.dilations, node.auto_pad)
-    if min(where.begins) < 0 or min(where.ends) < 0:
-        return None
-    pairs = ((int(a), int(b)) for a, b in (where.strides, where.dilations, where.begins))
-    return Window(kernel, *pairs)
+def input_lanes(x: Value, groups: int, scope: Scope) -> int:
+    """The form in which a convolution reads its data."""
+    alone = groups == 1 and sizes(x)[1] <= _PLAIN_CHANNELS and scope.natural(x) == 1
+    return 1 if alone else scope.width
 
 
-def _epilogue(node: Node, scope: Scope) -> tuple[tuple[Node, ...], Value | None, Activation]:
+def epilogue(node: Node, scope: Scope) -> tuple[tuple[Node, ...], Value | None, Activation]:
     """What follows a convolution and can be done in it: (nodes, the value to add, activation)."""
     nodes, residual = [node], None
     add = scope.only_reader(node.output)
     if add is not None and add.op in ("Add", "Sum") and len(add.inputs) == 2:
         other = add.required(1 if add.required(0) is node.output else 0)
-        same = image(other) == image(node.output)
+        same = is_float(other) and sizes(other) == sizes(node.output)
         if same and other is not node.output and scope.constant(other) is None:
             nodes, residual = [node, add], other
     last, activation = after(nodes[-1].output, scope)
     return (*nodes, *([last] if last else [])), residual, activation
 
 
-def _winograd_outputs(
-    scope: Scope, sizes: tuple[int, ...], y: Value, window: Window, groups: int, lanes: int
+def winograd_outputs(
+    scope: Scope, source: tuple[int, ...], y: Value, window: Window, groups: int, lanes: int
 ) -> int:
     """F(outputs x outputs) by rule, 0 for direct."""
-    made = image(y)
+    made = plane(y)
     assert made is not None
-    enough = min(sizes[1], made[1]) >= _WINOGRAD_CHANNELS and made[2] * made[3] >= _WINOGRAD_PIXELS
-    x = dense_array(sizes, lanes)
+    enough = min(source[1], made[1]) >= _WINOGRAD_CHANNELS and made[2] * made[3] >= _WINOGRAD_PIXELS
+    x = dense_array(source, lanes)
     if not enough or not scope.winograd or not fits(x, window, groups):
         return 0
     return best_outputs(scope.target, x, dense_array(made, scope.width), window, scope.winograd)
@@ -132,7 +132,7 @@ def _winograd_outputs(
 def _reach(work: _Work) -> Border:
     if work.depthwise:
         return Border()
-    x, y = image(work.x), image(work.y)
+    x, y = plane(work.x), plane(work.y)
     assert x is not None and y is not None
     return work.window.reach(dense_array(x, 1), dense_array(y, 1))
 
@@ -150,11 +150,11 @@ def _emit(builder: Builder, work: _Work) -> str:
         form = winograd_form(builder.target, places, work.window, outputs, epilogue)
         forms.insert(0 if outputs == work.winograd else len(forms), iter([form]))
     form = choose(builder, chain.from_iterable(forms), [work.weights], places)
-    weights = builder.packed(form.key, [work.weights], lambda: form.pack(_floats(work.weights)))
+    weights = builder.packed(form.key, [work.weights], lambda: form.pack(work.image_weights))
     bias = None
     if work.bias is not None:
         key = ("bias", form.bias_layout)
-        bias = builder.packed(key, [work.bias], lambda: form.pack_bias(_floats(work.bias)))
+        bias = builder.packed(key, [work.bias], lambda: form.pack_bias(floats(work.bias)))
     scratch = [builder.buffer(size) for size in form.scratch]
     for kernel, operands in form.jobs(places, weights, bias, scratch):
         builder.job(kernel, *operands)
@@ -170,7 +170,7 @@ def _allowed(builder: Builder, work: _Work, places: Places) -> list[int]:
     return [outputs for outputs in (2, 4) if outputs <= builder.scope.winograd]
 
 
-def _floats(data: Data | None) -> Floats:
+def floats(data: Data | None) -> Floats:
     assert data is not None
     return np.ascontiguousarray(data, np.float32)
 
@@ -183,13 +183,13 @@ def _depthwise(builder: Builder, work: _Work, places: Places) -> str:
     )  # fmt: skip
     weights = builder.packed(
         ("depthwise", kernel.lanes), [work.weights],
-        lambda: pack_depthwise(kernel, _floats(work.weights)),
+        lambda: pack_depthwise(kernel, floats(work.weights)),
     )  # fmt: skip
     operands: list[Place | Buffer] = [x, weights]
     if work.bias is not None:
         size = y.array.blocks * y.lanes
         operands.append(
-            builder.packed(("bias", size), [work.bias], lambda: padded(_floats(work.bias), size))
+            builder.packed(("bias", size), [work.bias], lambda: padded(floats(work.bias), size))
         )
     operands += [residual] if residual else []
     builder.job(kernel, *operands, y)

@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.arrays import Border
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.samples_conv import (
-    sample_conv,
-    sample_conv_data,
-    sample_conv_weights,
+from nnconv.runtime.kernels.samples_conv import sample_conv, sample_conv_weights
+from nnconv.runtime.kernels.samples_windows import (
+    Axis,
+    Volume,
+    WindowsConv,
+    WindowsConvData,
+    windows_conv_weights,
+    windows_tile,
 )
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.gradients_pool import argmax_place, pools_like, remembered
 from nnconv.runtime.lowering.layout import Place, dense_array, is_float
-from nnconv.runtime.ops.windows import geometry
+from nnconv.runtime.lowering.windows import Image, conv_geometry, planar, plane
+from nnconv.runtime.ops.conv import Transposed, transposed_geometry
+from nnconv.runtime.ops.windows import Geometry
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -31,11 +37,11 @@ _MOST_CELLS = 6  # of a pooling window that one tile computes
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """What the three products of a convolution have in common."""
+    """What the three products of a convolution have in common, over at most two axes."""
 
     window: Window
-    x: tuple[int, int, int, int]
-    y: tuple[int, int, int, int]
+    x: Image
+    y: Image
 
     @property
     def reach(self) -> Border:
@@ -43,20 +49,30 @@ class _Geometry:
 
 
 def _geometry(node: Node, x: Value, weights: Value, y: Value) -> _Geometry | None:
-    """None where an operand is no image, or a pad is negative."""
-    source, goal = image(x), image(y)
-    if source is None or goal is None or not is_float(weights) or len(sizes(weights)) != 4:
+    """None where there are more axes, or a pad is negative."""
+    source, goal = plane(x), plane(y)
+    if source is None or goal is None or not is_float(weights):
         return None
-    kernel = sizes(weights)[2:]
-    where = geometry(source[2:], kernel, node.strides, node.pads, node.dilations, node.auto_pad)
-    if min(*where.begins, *where.ends) < 0:
-        return None
-    window = Window(*(_pair(item) for item in where[:4]))
-    return _Geometry(window, source, goal)
+    where = conv_geometry(node, sizes(x), sizes(weights))
+    found = planar(where) if where else None
+    return _Geometry(found.window, source, goal) if found else None
 
 
-def _pair(given: tuple[int, ...]) -> tuple[int, int]:
-    return int(given[0]), int(given[1])
+def _axes(where: Geometry | Transposed) -> tuple[Axis, ...]:
+    names = (where.kernel, where.strides, where.dilations, where.begins)
+    return tuple(Axis(*map(int, axis)) for axis in zip(*names, strict=True))
+
+
+def _over_axes(node: Node, x: Value, weights: Value) -> tuple[Axis, ...] | None:
+    """The windows of a convolution over any number of axes."""
+    if not is_float(x) or not is_float(weights):
+        return None
+    where = conv_geometry(node, sizes(x), sizes(weights))
+    return None if where is None or min(where.dilations, default=1) < 1 else _axes(where)
+
+
+def _volume(place: Place, value: Value) -> Volume:
+    return Volume.over(place.view, sizes(value)[2:])
 
 
 def plain(builder: Builder, value: Value) -> Place:
@@ -85,7 +101,7 @@ def conv(node: Node, scope: Scope) -> Claim | None:
     last, activation = (None, Activation()) if pool else after(node.output, scope)
     nodes = (node, *([last] if last else []), *([pool] if pool else []))
     y = nodes[-1].output
-    cells = _pair(tuple(pool.kernel_shape)) if pool else (1, 1)
+    cells = (int(pool.kernel_shape[0]), int(pool.kernel_shape[1])) if pool else (1, 1)
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(y)
@@ -122,34 +138,77 @@ def _pooling(node: Node, scope: Scope) -> Node | None:
     return pool
 
 
+@lowers("Conv")
+def conv_over_axes(node: Node, scope: Scope) -> Claim | None:
+    """Conv [+ activation] over any number of axes."""
+    x, w, b = node.required(0), node.required(1), node.input(2)
+    axes = _over_axes(node, x, w)
+    if axes is None or (b is not None and not is_float(b)):
+        return None
+    return _tiled(WindowsConv, node, axes, x, scope)
+
+
 @lowers("nnconv.ConvGradData")
 def conv_grad_data(node: Node, scope: Scope) -> Claim | None:
-    dy, w, dx = node.required(0), node.required(1), node.output
-    where = _geometry(node, dx, w, dy)
-    if where is None:
+    dy, w = node.required(0), node.required(1)
+    axes = _over_axes(node, node.output, w)
+    if axes is None or not is_float(dy):
         return None
-    window = where.window
-    if any(min(pair) > 1 for pair in zip(window.stride, window.dilation, strict=True)):
+    return _tiled(WindowsConvData, node, axes, dy, scope)
+
+
+@lowers("ConvTranspose")
+def conv_transpose(node: Node, scope: Scope) -> Claim | None:
+    """ConvTranspose [+ activation]: the data gradient of the convolution with the same weights."""
+    x, w, b = node.required(0), node.required(1), node.input(2)
+    if not is_float(x) or not is_float(w) or (b is not None and not is_float(b)):
         return None
-    lanes = -scope.width
+    if len(sizes(x)) != len(sizes(w)):
+        return None
+    where = transposed_geometry(
+        sizes(x)[2:], sizes(w)[2:], node.strides, node.pads, node.dilations, node.auto_pad,
+        node.output_padding, node.output_shape,
+    )  # fmt: skip
+    if (
+        min((*where.begins, *(node.pads or ())), default=0) < 0
+        or min(where.dilations, default=1) < 1
+    ):
+        return None
+    return _tiled(WindowsConvData, node, _axes(where), x, scope)
+
+
+def _tiled(
+    kind: type[WindowsConv | WindowsConvData], node: Node, axes: tuple[Axis, ...], x: Value,
+    scope: Scope,
+) -> Claim:  # fmt: skip
+    """A convolution or its transpose [+ activation] with samples in lanes; the third input, where
+    it is one number a channel, is a bias."""
+    w, lanes = node.required(1), -scope.width
+    b = node.input(2) if node.op in ("Conv", "ConvTranspose") else None
+    last, activation = after(node.output, scope)
+    nodes = (node, *([last] if last else []))
+    y = nodes[-1].output
 
     def emit(builder: Builder) -> str:
-        slope, made = builder.read(dy, lanes), builder.write(dx)
-        kernel = sample_conv_data(builder.target, slope.view, made.view, where.window, node.group)
-        builder.job(kernel, slope, plain(builder, w), made)
-        return f"sample conv data {kernel.channels}x{kernel.images}"
+        source, made = builder.read(x, lanes), builder.write(y)
+        volumes = _volume(source, x), _volume(made, y)
+        tile = windows_tile(builder.target, *volumes, axes, node.group)
+        kernel = kind(*volumes, axes, *tile, node.group, b is not None, activation)
+        bias = [plain(builder, b)] if b else []
+        builder.job(kernel, source, plain(builder, w), *bias, made)
+        name = "data " if kind is WindowsConvData else "over axes "
+        return f"sample conv {name}{kernel.channels}x{kernel.images}"
 
-    reads = (Read(dy, lanes), *plain_reads((w,), scope))
-    return Claim((node,), reads, dx, lanes, emit)
+    reads = (Read(x, lanes), *plain_reads((w, b), scope))
+    return Claim(nodes, reads, y, lanes, emit)
 
 
 @lowers("nnconv.ConvGradWeights")
 def conv_grad_weights(node: Node, scope: Scope) -> Claim | None:
     x, dy, dw = node.required(0), node.required(1), node.output
-    where = _geometry(node, x, dw, dy)
+    where, lanes = _geometry(node, x, dw, dy), -scope.width
     if where is None:
-        return None
-    lanes = -scope.width
+        return _weights_over_axes(node, scope)
 
     def emit(builder: Builder) -> str:
         source, slope, made = builder.read(x, lanes), builder.read(dy, lanes), builder.write(dw)
@@ -160,3 +219,20 @@ def conv_grad_weights(node: Node, scope: Scope) -> Claim | None:
         return f"sample conv weights {kernel.channels}x{kernel.depth}x{kernel.taps}"
 
     return Claim((node,), (Read(x, lanes, where.reach), Read(dy, lanes)), dw, 1, emit)
+
+
+def _weights_over_axes(node: Node, scope: Scope) -> Claim | None:
+    x, dy, dw, lanes = node.required(0), node.required(1), node.output, -scope.width
+    axes = _over_axes(node, x, dw)
+    if axes is None or not is_float(dy):
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, slope, made = builder.read(x, lanes), builder.read(dy, lanes), builder.write(dw)
+        kernel = windows_conv_weights(
+            builder.target, _volume(source, x), _volume(slope, dy), axes, sizes(x)[0], node.group
+        )
+        builder.job(kernel, source, slope, made)
+        return f"sample conv weights {kernel.channels}x{kernel.depth} over axes"
+
+    return Claim((node,), (Read(x, lanes), Read(dy, lanes)), dw, 1, emit)

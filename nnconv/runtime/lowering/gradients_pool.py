@@ -6,51 +6,33 @@ blocks (pool.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.samples import dense_like
+from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.samples_pool import (
     SampleAveragePoolGrad,
     SampleMaxPool,
     SampleMaxPoolGrad,
 )
-from nnconv.runtime.lowering.claims import Claim, Read, Scope, any_empty, image, lowers, sizes
-from nnconv.runtime.lowering.layout import Place, is_float
-from nnconv.runtime.ops.windows import geometry
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers
+from nnconv.runtime.lowering.layout import Operand, Place
+from nnconv.runtime.lowering.windows import Pass, Stage, pool_passes, stages
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
-    from nnconv.schemas.graph import Node, Value
+    from nnconv.schemas.graph import Node
 
 _GRADIENTS = {"MaxPool": "nnconv.MaxPoolGrad", "nnconv.Pool": "nnconv.PoolGrad"}
 _FORWARD = {gradient: op for op, gradient in _GRADIENTS.items()}
-
-
-def pool_window(node: Node, x: Value, y: Value) -> tuple[Window, tuple[int, int]] | None:
-    """Where the windows of a pool or its gradient lie on images x and y, and the padding at the
-    bottom and right; None where kernels do not follow.
-    """
-    source, made = image(x), image(y)
-    if source is None or made is None:
-        return None
-    settings = node.arguments()
-    where = geometry(
-        source[2:], node.kernel_shape, node.strides, node.pads, settings.get("dilations"),
-        settings.get("auto_pad", "NOTSET"),
-    )  # fmt: skip
-    kernel, stride, dilation, pad = ((int(a), int(b)) for a, b in where[:4])
-    window = Window(kernel, stride, dilation, pad)
-    if min(*where.begins, *where.ends) < 0 or dilation != (1, 1) or any_empty(window, source, made):
-        return None
-    return window, (int(where.ends[0]), int(where.ends[1]))
 
 
 def remembered(pool: Node) -> bool:
     """Whether a node pools by maximum and its gradient is wanted too."""
     if pool.op not in _GRADIENTS or len(pool.outputs) > 1 or not _is_maximum(pool):
         return False
-    if pool_window(pool, pool.required(0), pool.output) is None:
+    if pool_passes(pool, pool.required(0), pool.output) is None:
         return False
     return any(pools_like(reader, pool) for reader in pool.required(0).consumers)
 
@@ -66,26 +48,53 @@ def pools_like(gradient: Node, pool: Node) -> bool:
 
 
 def argmax_place(builder: Builder, pool: Node) -> Place:
-    """Where the pool notes what won."""
+    """Where the pool notes what won, pass after pass."""
     if pool not in builder.remembered:
-        array = dense_like(builder.write(pool.output).array)
-        samples = sizes(pool.output)[0]
-        builder.remembered[pool] = Place(builder.buffer(array.size), array, samples)
+        made = builder.write(pool.output)
+        builder.remembered[pool] = _notes(builder, _passes(pool), made)
     return builder.remembered[pool]
+
+
+def _passes(pool: Node) -> list[Pass]:
+    found = pool_passes(pool, pool.required(0), pool.output)
+    assert found is not None
+    return found
+
+
+def _notes(builder: Builder, passes: Sequence[Pass], made: Place) -> Place:
+    """Memory for what won in each pass."""
+    array = made.array
+    cells = sum(step.made for step in passes)
+    dense = Array.dense(array.batch, array.blocks * array.lanes, 1, cells, array.lanes)
+    return Place(builder.buffer(dense.size), dense, made.samples)
+
+
+def _note(notes: Place, passes: Sequence[Pass], number: int) -> Operand:
+    """Where those of one pass start."""
+    array = notes.array
+    cells = sum(step.made for step in passes[:number])
+    return notes.at(array.batch * array.blocks * cells * array.lanes)
+
+
+def _pool(
+    builder: Builder, passes: Sequence[Pass], source: Place, made: Place, notes: Place
+) -> None:  # fmt: skip
+    for number, stage in enumerate(stages(builder, passes, source, made)):
+        kernel = SampleMaxPool(stage.x, stage.y, stage.step.window)
+        builder.job(kernel, stage.source, stage.goal, _note(notes, passes, number))
 
 
 @lowers("MaxPool", "nnconv.Pool")
 def max_pool(node: Node, scope: Scope) -> Claim | None:
     """A pool whose gradient is wanted."""
     x, y, lanes = node.required(0), node.output, -scope.width
-    found = pool_window(node, x, y)
-    if found is None or not remembered(node):
+    if not remembered(node):
         return None
+    passes = _passes(node)
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(y)
-        kernel = SampleMaxPool(source.view, made.view, found[0])
-        builder.job(kernel, source, made, argmax_place(builder, node))
+        _pool(builder, passes, source, made, argmax_place(builder, node))
         return "sample max pool"
 
     return Claim((node,), (Read(x, lanes),), y, lanes, emit)
@@ -93,38 +102,58 @@ def max_pool(node: Node, scope: Scope) -> Claim | None:
 
 @lowers("nnconv.MaxPoolGrad", "nnconv.PoolGrad")
 def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
-    """By what the forward pool remembers; without one in the graph, the reference kernel's."""
+    """By what the forward pool remembers; without one in the graph, by pooling once more."""
     x, dy, lanes = node.required(0), node.required(1), -scope.width
-    found = pool_window(node, x, dy)
-    if found is None or not is_float(x) or not _is_maximum(node):
-        return average_pool_grad(node, scope) if node.op == "nnconv.PoolGrad" else None
+    if not _is_maximum(node):
+        return average_pool_grad(node, scope)
+    passes = pool_passes(node, x, dy)
+    if passes is None:
+        return None
     pools = [r for r in x.consumers if r.op == _FORWARD[node.op] and pools_like(node, r)]
     pool = next((r for r in pools if r in scope.taken and scope.natural(r.output) < 0), None)
-    if pool is None:
-        return None
 
     def emit(builder: Builder) -> str:
         slope, made = builder.read(dy, lanes), builder.write(node.output)
-        kernel = SampleMaxPoolGrad(slope.view, made.view, found[0])
-        builder.job(kernel, slope, builder.remembered[pool], made)
+        if pool:
+            notes = builder.remembered[pool]
+        else:
+            again = replace(slope, buffer=builder.buffer(slope.array.size))
+            notes = _notes(builder, passes, slope)
+            _pool(builder, passes, builder.read(x, lanes), again, notes)
+        for number, stage in _backwards(builder, passes, slope, made):
+            kernel = SampleMaxPoolGrad(stage.y, stage.x, stage.step.window)
+            note = _note(notes, passes, number)
+            builder.job(kernel, stage.goal, note, stage.source)
         return "sample max pool gradient"
 
-    return Claim((node,), (Read(dy, lanes),), node.output, lanes, emit)
+    reads = [Read(dy, lanes), *([] if pool else [Read(x, lanes)])]
+    return Claim((node,), tuple(reads), node.output, lanes, emit)
+
+
+def _backwards(
+    builder: Builder, passes: Sequence[Pass], slope: Place, made: Place
+) -> list[tuple[int, Stage]]:
+    """The passes from the last to the first, with their numbers; gradients flow from `goal` to
+    `source`."""
+    return list(enumerate(stages(builder, passes, made, slope)))[::-1]
 
 
 @lowers("nnconv.AveragePoolGrad")
 def average_pool_grad(node: Node, scope: Scope) -> Claim | None:
     """The gradient of either average; Caffe's divides by what lies inside the padded image."""
-    dy = node.required(1 if node.op == "nnconv.PoolGrad" else 0)
-    found = pool_window(node, node.output, dy)
-    if found is None or (node.op == "nnconv.PoolGrad" and _is_maximum(node)):
+    caffe = node.op == "nnconv.PoolGrad"
+    dy, lanes = node.required(1 if caffe else 0), -scope.width
+    passes = pool_passes(node, node.output, dy)
+    if passes is None:
         return None
-    lanes, padded = -scope.width, node.op == "nnconv.PoolGrad" or bool(node.count_include_pad)
+    padded = caffe or bool(node.count_include_pad)
 
     def emit(builder: Builder) -> str:
         slope, made = builder.read(dy, lanes), builder.write(node.output)
-        kernel = SampleAveragePoolGrad(slope.view, made.view, found[0], padded, found[1])
-        builder.job(kernel, slope, made)
+        for _, stage in _backwards(builder, passes, slope, made):
+            step = stage.step
+            kernel = SampleAveragePoolGrad(stage.y, stage.x, step.window, padded, step.ends)
+            builder.job(kernel, stage.goal, stage.source)
         return "sample average pool gradient"
 
     return Claim((node,), (Read(dy, lanes),), node.output, lanes, emit)

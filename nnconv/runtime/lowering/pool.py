@@ -1,20 +1,17 @@
-"""Pooling on blocked values: windows, and whole planes."""
+"""Pooling on blocked values: windows over any number of axes, and whole planes."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.pool import Pool, global_pool
-from nnconv.runtime.lowering.claims import Claim, Read, Scope, any_empty, image, lowers
-from nnconv.runtime.ops.windows import geometry
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
+from nnconv.runtime.lowering.layout import is_float
+from nnconv.runtime.lowering.windows import pool_passes, stages
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node
-
-_MOST_ELEMENTS = (1 << 31) - 1  # of a window: kernels count them in 32 bits
 
 
 @lowers("MaxPool", "AveragePool")
@@ -22,58 +19,55 @@ def pool(node: Node, scope: Scope) -> Claim | None:
     if len(node.outputs) > 1:
         return None
     average = node.op == "AveragePool"
-    return _windows(node, scope, average, bool(average and node.count_include_pad), node.auto_pad)
+    return _windows(node, scope, average, bool(average and node.count_include_pad))
 
 
 @lowers("nnconv.Pool")
 def caffe_pool(node: Node, scope: Scope) -> Claim | None:
     """Caffe's pooling; an average divides by what lies inside the padded image."""
-    return _windows(node, scope, node.mode == "AVE", True, "NOTSET")
+    return _windows(node, scope, node.mode == "AVE", True)
 
 
-def _windows(
-    node: Node, scope: Scope, average: bool, include_pad: bool, auto_pad: str
-) -> Claim | None:
-    x, y, lanes = image(node.required(0)), image(node.output), scope.lanewise(node.required(0))
-    if x is None or y is None:
+def _windows(node: Node, scope: Scope, average: bool, include_pad: bool) -> Claim | None:
+    x, y = node.required(0), node.output
+    passes = pool_passes(node, x, y)
+    if passes is None:
         return None
-    dilations = None if node.op == "nnconv.Pool" else node.dilations
-    where = geometry(x[2:], node.kernel_shape, node.strides, node.pads, dilations, auto_pad)
-    pairs = ((int(a), int(b)) for a, b in where[:4])
-    window = Window(*pairs)
-    if math.prod(window.size) > _MOST_ELEMENTS:
-        return None
-    if min(*where.begins, *where.ends) < 0 or any_empty(window, x, y):
-        return None
-    ends = (int(where.ends[0]), int(where.ends[1]))
+    lanes = scope.lanewise(x)
 
     def emit(builder: Builder) -> str:
-        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
-        kernel = Pool(source.view, made.view, window, average, include_pad, ends)
-        builder.job(kernel, source, made)
+        for stage in stages(builder, passes, builder.read(x, lanes), builder.write(y)):
+            step = stage.step
+            kernel = Pool(stage.x, stage.y, step.window, average, include_pad, step.ends)
+            builder.job(kernel, stage.source, stage.goal)
         return "average pool" if average else "max pool"
 
-    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
+    return Claim((node,), (Read(x, lanes),), y, lanes, emit)
 
 
 @lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 def whole(node: Node, scope: Scope) -> Claim | None:
-    """The mean or maximum of each plane."""
-    x, y, lanes = image(node.required(0)), image(node.output), scope.lanewise(node.required(0))
-    if x is None or y is None or y != (*x[:2], 1, 1):
+    """The mean or maximum of each channel of an image."""
+    x, y = node.required(0), node.output
+    if not is_float(x) or not is_float(y) or len(sizes(x)) < 3:
         return None
-    if node.op.startswith("Reduce") and not _over_planes(node, scope):
+    if sizes(y) != (*sizes(x)[:2], *[1] * (len(sizes(x)) - 2)):
         return None
-    average = node.op in ("GlobalAveragePool", "ReduceMean")
+    if node.op.startswith("Reduce") and not _over_cells(node, scope):
+        return None
+    average, lanes = node.op in ("GlobalAveragePool", "ReduceMean"), scope.lanewise(x)
 
     def emit(builder: Builder) -> str:
-        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
+        source, made = builder.read(x, lanes), builder.write(y)
         builder.job(global_pool(source.view, made.view, average), source, made)
         return "global average" if average else "global maximum"
 
-    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
+    return Claim((node,), (Read(x, lanes),), y, lanes, emit)
 
 
-def _over_planes(node: Node, scope: Scope) -> bool:
-    axes = scope.constant(node.input(1))
-    return axes is not None and sorted(int(axis) % 4 for axis in axes.reshape(-1)) == [2, 3]
+def _over_cells(node: Node, scope: Scope) -> bool:
+    """Whether a reduction is over all axes but samples and channels."""
+    axes, rank = scope.constant(node.input(1)), len(sizes(node.required(0)))
+    if axes is None:
+        return False
+    return sorted(int(axis) % rank for axis in axes.reshape(-1)) == list(range(2, rank))

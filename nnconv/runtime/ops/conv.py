@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -118,53 +118,69 @@ def conv_transpose(
     """
     if x.ndim != w.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
         raise InputError(f"weights {_text(w)} do not fit an input of {_text(x)} in {group} groups")
-    rank = x.ndim - 2
-    strides = tuple(strides or (1,) * rank)
-    dilations = tuple(dilations or (1,) * rank)
-    extra = tuple(output_padding or (0,) * rank)
-    cells = zip(x.shape[2:], w.shape[2:], strides, dilations, strict=True)
-    full = tuple(s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in cells)
-    begins, out = _transposed_window(
-        x.shape[2:], full, strides, extra, auto_pad, output_shape, pads
+    kept = transposed_geometry(
+        x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad, output_padding, output_shape
     )
+    begins, out, full = kept.begins, kept.out, kept.full(x.shape[2:])
     n, c = x.shape[:2]
     weights = w.reshape(group, c // group, -1).swapaxes(1, 2)
     columns = weights @ x.reshape(n, group, c // group, math.prod(x.shape[2:]))
     columns = columns.reshape(n, group * w.shape[1], *w.shape[2:], *x.shape[2:])
     room = tuple(max(f, begin + o) for f, begin, o in zip(full, begins, out, strict=True))
     y = np.zeros((n, columns.shape[1], *room), columns.dtype)
-    where = Geometry(w.shape[2:], strides, dilations, (0,) * rank, (0,) * rank, x.shape[2:])
+    free = (0,) * len(out)
+    where = Geometry(w.shape[2:], kept.strides, kept.dilations, free, free, x.shape[2:])
     for position in np.ndindex(*w.shape[2:]):
         cell = shifted(y, where, position)
         cell += columns[(slice(None), slice(None), *position)]
-    kept: tuple[Any, ...] = (..., *map(_span, begins, out))
-    y = y[kept]
+    inside: tuple[Any, ...] = (..., *map(_span, begins, out))
+    y = y[inside]
     return y if b is None else np.asarray(y + _per_channel(b, y))
 
 
-def _transposed_window(
+class Transposed(NamedTuple):
+    """Which part of the full result of a transposed convolution is kept: its first cells and its
+    sizes, one entry a spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    out: tuple[int, ...]
+
+    def full(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The sizes of everything that an input of `sizes` reaches."""
+        cells = zip(sizes, self.kernel, self.strides, self.dilations, strict=True)
+        return tuple(s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in cells)
+
+
+def transposed_geometry(
     sizes: Sequence[int],
-    full: Sequence[int],
-    strides: Sequence[int],
-    extra: Sequence[int],
-    auto_pad: str,
-    output_shape: Sequence[int] | None,
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
     pads: Sequence[int] | None,
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which part of the full result is kept: its first cells and its sizes."""
-    rank = len(full)
-    if output_shape:
-        out = tuple(output_shape)[-rank:]
-    elif auto_pad.startswith("SAME"):
-        out = tuple(n * s for n, s in zip(sizes, strides, strict=True))
-    else:
+    dilations: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+) -> Transposed:
+    """What ConvTranspose keeps, as ONNX defines it (opset 22)."""
+    rank = len(sizes)
+    one, none = (1,) * rank, (0,) * rank
+    given = Transposed(tuple(kernel), tuple(strides or one), tuple(dilations or one), none, none)
+    full, extra = given.full(sizes), tuple(output_padding or none)
+    if not output_shape and not auto_pad.startswith("SAME"):
         pads = tuple(pads or ()) if auto_pad == "NOTSET" else ()
         pads = pads or (0,) * (2 * rank)
-        kept = zip(full, extra, pads[:rank], pads[rank:], strict=True)
-        return tuple(pads[:rank]), tuple(max(f + e - b - a, 0) for f, e, b, a in kept)
+        cells = zip(full, extra, pads[:rank], pads[rank:], strict=True)
+        kept = tuple(max(f + e - b - a, 0) for f, e, b, a in cells)
+        return given._replace(begins=tuple(pads[:rank]), out=kept)
+    out = tuple(n * s for n, s in zip(sizes, given.strides, strict=True))
+    if output_shape:
+        out = tuple(output_shape)[-rank:]
     totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, out, strict=True)]
     upper = auto_pad == "SAME_UPPER"
-    return tuple(t // 2 if upper else t - t // 2 for t in totals), out
+    return given._replace(begins=tuple(t // 2 if upper else t - t // 2 for t in totals), out=out)
 
 
 def _span(begin: int, length: int) -> slice:

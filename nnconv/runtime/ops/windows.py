@@ -97,8 +97,8 @@ def padded(x: Array, where: Geometry, fill: float) -> Array:
     widths: list[tuple[int, int]] = [(0, 0)] * lead
     for axis, (begin, reach) in enumerate(zip(where.begins, where.reach, strict=True), lead):
         end = reach - begin - x.shape[axis]
-        index.append(slice(max(-begin, 0), x.shape[axis] + min(end, 0)))
-        widths.append((max(begin, 0), max(end, 0)))
+        index.append(slice(max(-begin, 0), max(x.shape[axis] + min(end, 0), 0)))
+        widths.append((max(min(begin, reach), 0), max(end, 0)))
     x = x[tuple(index)]
     if not any(map(any, widths)):
         return x
@@ -113,8 +113,9 @@ def unpadded(x: Array, where: Geometry, sizes: Sequence[int]) -> Array:
     inner: list[slice] = [slice(None)] * lead
     outer: list[slice] = [slice(None)] * lead
     for begin, reach, size in zip(where.begins, where.reach, sizes, strict=True):
-        inner.append(slice(max(begin, 0), begin + min(size, reach - begin)))
-        outer.append(slice(max(-begin, 0), min(size, reach - begin)))
+        inside = max(min(size, reach - begin), 0)
+        inner.append(slice(max(begin, 0), begin + inside))
+        outer.append(slice(max(-begin, 0), inside))
     result[tuple(outer)] = x[tuple(inner)]
     return result
 
