@@ -122,14 +122,24 @@ class Chain(Kernel):
 
     def _run(self, k: Printer, place: Sequence[Index], length: int) -> None:
         full, rest = divmod(length, self.width)
+        fixed = {
+            i: self._load(k, f"x{i}", x, place, 0)
+            for i, x in enumerate(self.inputs)
+            if x.strides[-1] == 0
+        }
         if full:
             with k.loop(full, name="vector") as v:
-                self._vector(k, (*place[:-1], place[-1] + v * self.width), 0)
+                self._vector(k, (*place[:-1], place[-1] + v * self.width), 0, fixed)
         if rest:
-            self._vector(k, (*place[:-1], place[-1] + full * self.width), rest)
+            self._vector(k, (*place[:-1], place[-1] + full * self.width), rest, fixed)
 
-    def _vector(self, k: Printer, place: Sequence[Index], count: int) -> None:
-        values = [self._load(k, f"x{i}", x, place, count) for i, x in enumerate(self.inputs)]
+    def _vector(
+        self, k: Printer, place: Sequence[Index], count: int, fixed: Mapping[int, Value]
+    ) -> None:
+        values = [
+            fixed[i] if i in fixed else self._load(k, f"x{i}", x, place, count)
+            for i, x in enumerate(self.inputs)
+        ]
         values = run_steps(k, values, self.steps)
         for i, (y, result) in enumerate(zip(self.outputs, self.results, strict=True)):
             self._store(k, f"y{i}", y, place, values[result], count)
