@@ -25,6 +25,7 @@ from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch,
 from nnconv.runtime.lowering.layout import Buffer, Floats, Home, numpy_view
 from nnconv.runtime.lowering.pack import Store
 from nnconv.runtime.ops import has_kernel
+from nnconv.runtime.random import two_words
 from nnconv.runtime.tune import Tuner
 from nnconv.schemas.errors import NnconvError
 
@@ -200,7 +201,10 @@ class _Frame:
         }
         self._lasting = _lasting(lowered)
         self._results = [(result.slot, result.copy) for result in lowered.results]
+        self._number = np.zeros(2, np.uint32)
         self._empty: list[Any] = [None] * lowered.slots
+        if lowered.number >= 0:
+            self._empty[lowered.number] = self._number
         for slot, data in lowered.stored.items():
             self._empty[slot] = data
 
@@ -212,6 +216,7 @@ class _Frame:
         spares: Sequence[tuple[int, Array]],
     ) -> list[Array]:
         lowered = self._lowered
+        self._number[:] = two_words(step)
         self._odd = bool(spares) and not self._odd
         values = self._empty.copy()
         for slot, array in zip(lowered.feeds, arrays, strict=True):
