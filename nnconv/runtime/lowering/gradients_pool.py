@@ -93,23 +93,32 @@ def max_pool(node: Node, scope: Scope) -> Claim | None:
 
 @lowers("nnconv.MaxPoolGrad", "nnconv.PoolGrad")
 def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
-    """By what the forward pool remembers; without one in the graph, the reference kernel's."""
+    """By what the forward pool remembers; without one in the graph, the pool is done again."""
     x, dy, lanes = node.required(0), node.required(1), -scope.width
     found = pool_window(node, x, dy)
     if found is None or not is_float(x) or not _is_maximum(node):
         return average_pool_grad(node, scope) if node.op == "nnconv.PoolGrad" else None
     pools = [r for r in x.consumers if r.op == _FORWARD[node.op] and pools_like(node, r)]
     pool = next((r for r in pools if r in scope.taken and scope.natural(r.output) < 0), None)
-    if pool is None:
-        return None
+    reads = (Read(dy, lanes), *(() if pool else (Read(x, lanes),)))
 
     def emit(builder: Builder) -> str:
         slope, made = builder.read(dy, lanes), builder.write(node.output)
+        won = builder.remembered[pool] if pool else _pooled_again(builder, x, slope, found[0])
         kernel = SampleMaxPoolGrad(slope.view, made.view, found[0])
-        builder.job(kernel, slope, builder.remembered[pool], made)
+        builder.job(kernel, slope, won, made)
         return "sample max pool gradient"
 
-    return Claim((node,), (Read(dy, lanes),), node.output, lanes, emit)
+    return Claim((node,), reads, node.output, lanes, emit)
+
+
+def _pooled_again(builder: Builder, x: Value, like: Place, window: Window) -> Place:
+    """Which elements won; the results themselves nobody wants."""
+    array = dense_like(like.array)
+    index, unwanted = (Place(builder.buffer(array.size), array, like.samples) for _ in range(2))
+    source = builder.read(x, -builder.scope.width)
+    builder.job(SampleMaxPool(source.view, array, window), source, unwanted, index)
+    return index
 
 
 @lowers("nnconv.AveragePoolGrad")

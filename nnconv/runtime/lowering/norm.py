@@ -1,4 +1,4 @@
-"""Local response normalisation, and softmax."""
+"""Local response normalisation and its gradient, and softmax."""
 
 from __future__ import annotations
 
@@ -7,16 +7,63 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.reduce import Axis, Softmax
+from nnconv.runtime.kernels.samples import dense_like
+from nnconv.runtime.kernels.samples_norm import (
+    Response,
+    SampleLRN,
+    SampleLRNGrad,
+    SampleLRNShares,
+)
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
-from nnconv.runtime.lowering.layout import is_float
+from nnconv.runtime.lowering.layout import Place, is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node
 
 
+def _response(node: Node) -> Response:
+    return Response(int(node.size), float(node.alpha), float(node.beta), float(node.bias))
+
+
+@lowers("LRN")
+def sample_lrn(node: Node, scope: Scope) -> Claim | None:
+    """Where samples are in lanes."""
+    x, lanes = node.required(0), -scope.width
+    if image(x) is None or scope.natural(x) >= 0:
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(x, lanes), builder.write(node.output)
+        builder.job(SampleLRN(source.view, _response(node), made.view), source, made)
+        return "sample lrn"
+
+    return Claim((node,), (Read(x, lanes),), node.output, lanes, emit)
+
+
+@lowers("nnconv.LRNGrad")
+def lrn_grad(node: Node, scope: Scope) -> Claim | None:
+    x, dy, lanes = node.required(0), node.required(1), -scope.width
+    if image(x) is None or not is_float(dy):
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, slope = builder.read(x, lanes), builder.read(dy, lanes)
+        made, response = builder.write(node.output), _response(node)
+        dense = dense_like(source.array)
+        share = Place(builder.buffer(dense.size), dense)
+        first = SampleLRNShares(source.view, response, slope.view, made.view, dense)
+        builder.job(first, source, slope, made, share)
+        second = SampleLRNGrad(source.view, response, dense, made.view)
+        builder.job(second, source, share, made)
+        return "sample lrn gradient"
+
+    return Claim((node,), (Read(x, lanes), Read(dy, lanes)), node.output, lanes, emit)
+
+
 @lowers("LRN")
 def lrn(node: Node, scope: Scope) -> Claim | None:
+    """In blocks."""
     if image(node.required(0)) is None or node.size // 2 >= scope.width:
         return None
 
