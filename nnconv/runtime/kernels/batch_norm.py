@@ -71,7 +71,9 @@ class _Planes(Kernel):
         left = k.smaller(self.samples - k.ids[0] * lanes, lanes)
         return k.index_value(left, F32)
 
-    def _sums(self, k: Printer, count: int, terms: Callable[[Load], Sequence[Value]]) -> list[Value]:
+    def _sums(
+        self, k: Printer, count: int, terms: Callable[[Load], Sequence[Value]]
+    ) -> list[Value]:
         """`count` sums over the plane, each a number; `terms` says what is added at a vector."""
         totals = [k.register(k.constant(0.0), "total") for _ in range(count)]
         rows, length = self._rows()
@@ -299,9 +301,7 @@ class ChannelMoments(_Channels):
         if self.fraction is not None:
             self._move_on(k, channel, some, (middle + left, variance))
 
-    def _move_on(
-        self, k: Printer, channel: Index, some: int, found: tuple[Value, Value]
-    ) -> None:
+    def _move_on(self, k: Printer, channel: Index, some: int, found: tuple[Value, Value]) -> None:
         fraction = self.fraction or 0.0
         mean, variance = found
         unbiased = variance * (self.count / (self.count - 1) if self.count > 1 else 1.0)
@@ -330,7 +330,10 @@ class ChannelSlopes(_Channels):
     def arguments(self) -> tuple[Argument, ...]:
         read = [Argument("parts"), Argument("statistics")]
         read += [Argument("scale")] if self.scaled else []
-        names = ("slopes", *(n for n, on in zip(("dscale", "doffset"), self.sums, strict=True) if on))
+        names = (
+            "slopes",
+            *(n for n, on in zip(("dscale", "doffset"), self.sums, strict=True) if on),
+        )
         return (*read, *(Argument(name, written=True) for name in names))
 
     def _join(self, k: Printer, channel: Index, some: int) -> None:

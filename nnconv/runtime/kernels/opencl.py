@@ -207,7 +207,9 @@ class OpenCLPrinter(Printer):
         if operation == "mulhi":
             return self.assign(f"mul_hi({a.text}, {other.text})", a.dtype, a.lanes)
         text = f"{a.text} {_BINARY[operation]} {other.text}"
-        if operation == "shr" and not a.dtype.unsigned:  # signed >> is arithmetic in C; the language's is logical
+        if (
+            operation == "shr" and not a.dtype.unsigned
+        ):  # signed >> is arithmetic in C; the language's is logical
             signed = _type(a.dtype, a.lanes)
             text = f"as_{signed}(as_u{signed}({a.text}) >> as_u{signed}({other.text}))"
         return self.assign(text, a.dtype, a.lanes)

@@ -73,9 +73,7 @@ class _Windows(Kernel):
             there = k.within(channel + shift, 0, last + 1)
             yield k.smaller(k.larger(channel + shift, 0), last), there
 
-    def _pixel(
-        self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]
-    ) -> None:
+    def _pixel(self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]) -> None:
         raise NotImplementedError
 
     def _place(self, k: Printer, name: str, column: Index, channel: Index | None = None) -> Index:
@@ -127,9 +125,7 @@ class SampleLRN(_Windows):
     def arguments(self) -> tuple[Argument, ...]:
         return (Argument("x"), Argument("y", written=True))
 
-    def _pixel(
-        self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]
-    ) -> None:
+    def _pixel(self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]) -> None:
         scale = self._scale(k, column, near)
         y = divided(k, self._load(k, "x", column), scale, self.response.beta)
         k.store("y", self._place(k, "y", column), y)
@@ -158,9 +154,7 @@ class SampleLRNShares(_Windows):
         made = (Argument("dx", written=True), Argument("share", written=True))
         return (Argument("x"), Argument("dy"), *made)
 
-    def _pixel(
-        self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]
-    ) -> None:
+    def _pixel(self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]) -> None:
         scale = self._scale(k, column, near)
         own = divided(k, self._load(k, "dy", column), scale, self.response.beta)
         k.store("dx", self._place(k, "dx", column), own)
@@ -193,9 +187,7 @@ class SampleLRNGrad(_Windows):
         before, after = super()._reach
         return after, before
 
-    def _pixel(
-        self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]
-    ) -> None:
+    def _pixel(self, k: Printer, column: Index, near: list[tuple[Index, Condition | None]]) -> None:
         shared = self._window(k, near, lambda channel: self._load(k, "share", column, channel))
         factor = -2 * self.response.alpha * self.response.beta / self.response.size
         own = self._load(k, "dx", column)

@@ -9,7 +9,7 @@ anyway, and a ReLU's condition is computed again from x: so what was normalised 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from nnconv.runtime.kernels.batch_norm import (
     PlaneMoments,
     PlaneSums,
 )
-from nnconv.runtime.kernels.elementwise import Strided
+from nnconv.runtime.kernels.elementwise import Step, Strided, chain
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.elementwise import (
     Program,
@@ -33,6 +33,7 @@ from nnconv.runtime.lowering.elementwise import (
     emit_chain,
     follow,
 )
+from nnconv.runtime.lowering.gradients import ChannelSum, channel_sum, only_next
 from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Operand, Place, dense_array, is_float
 
@@ -41,15 +42,8 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
 _STATISTICS = ("mean", "inverse", "shift")  # what chains call rows of ChannelMoments' result
+_AFFINE = ("mean", "slope", "offset")  # what BatchNormalization takes away, scales by, and adds
 _SLOPES = ("p", "q", "r")  # and of ChannelSlopes'
-
-
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """Nodes that add up a value to one number a channel."""
-
-    nodes: tuple[Node, ...]
-    result: Value
 
 
 @dataclass(slots=True)
@@ -62,8 +56,8 @@ class _Norm:
     given: Value  # dy behind a ReLU's gradient, where that is done too
     scale: Value | None = None
     offset: Value | None = None  # known where a ReLU's gradient is done too
-    dscale: _Sum | None = None
-    doffset: _Sum | None = None
+    dscale: ChannelSum | None = None
+    doffset: ChannelSum | None = None
     nodes: list[Node] = field(default_factory=list)  # in any order, the gradient among them
 
     @property
@@ -86,14 +80,12 @@ def batch_norm(node: Node, scope: Scope) -> Claim | None:
     if node.use_global_stats != 0 or not all(map(is_float, operands)) or len(sizes(x)) < 2:
         return None
     lanes = _lanes(x, scope)
-    program, made = Program(), dict[Any, int]()
-    nodes = [node]
-    _normalise(program, x)
-    made[y] = len(program.steps) - 1
+    program, nodes = Program(), [node]
+    made = {y: _normalise(program, x, _STATISTICS)}
     _follow(nodes, program, made, lanes, scope)
-    output, inputs = nodes[-1].output if len(nodes) > 1 else y, _values(program)
+    output = nodes[-1].output if len(nodes) > 1 else y
     reads = (Read(x, lanes), *plain_reads(tuple(node.inputs[1:4]), scope))
-    reads += chain_reads(inputs, sizes(x), lanes, scope)
+    reads += chain_reads(_values(program), sizes(x), lanes, scope)
 
     def emit(builder: Builder) -> str:
         found = _statistics(builder, node, lanes)
@@ -112,11 +104,7 @@ def _follow(
     y, norm = node.outputs[0], _norms(scope).get(node)
     inside = set(norm.nodes) if norm is not None else set()
     readers = [reader for reader in y.consumers if reader not in inside]
-
-    def fits(reader: Node) -> bool:
-        operands = [v for v in reader.inputs if v is not None and v not in made and is_float(v)]
-        return lanes > 0 or by_sample(operands, sizes(y), scope)
-
+    fits = _fitting(made, sizes(y), lanes, scope)
     if len(readers) != 1 or scope.is_result(y) or readers[0] in scope.taken:
         return
     (first,) = readers
@@ -126,12 +114,29 @@ def _follow(
         follow(nodes, program, made, scope, fits)
 
 
-def _normalise(program: Program, x: Value) -> None:
-    """Steps that make x normalised; the first is its deviation from the mean."""
-    made = dict[Any, int]()
-    for operation, name in zip(("Sub", "Mul", "Add"), _STATISTICS, strict=True):
-        first: Any = len(program.steps) - 1 if program.steps else program.operand(x, made)
-        _step(program, operation, first, program.operand(name, made))  # type: ignore[arg-type]
+def _fitting(
+    made: dict[Any, int], shape: tuple[int, ...], lanes: int, scope: Scope
+) -> Callable[[Node], bool]:
+    """Whether what a node reads besides can be read in a chain of this form."""
+
+    def fits(reader: Node) -> bool:
+        operands = [v for v in reader.inputs if v is not None and v not in made and is_float(v)]
+        if lanes < 0:
+            return by_sample(operands, shape, scope)
+        return lanes == 1 or all(
+            len(sizes(v)) == 4 or scope.constant(v) is not None for v in operands
+        )
+
+    return fits
+
+
+def _normalise(program: Program, x: Value, names: tuple[str, ...]) -> int:
+    """Steps that make x normalised: less, times, and plus a number a channel."""
+    operand: Any = program.operand
+    last = operand(x, {})
+    for operation, name in zip(("Sub", "Mul", "Add"), names, strict=True):
+        last = _step(program, operation, last, operand(name, {}))
+    return int(last)
 
 
 def _step(program: Program, operation: str, *operands: Any) -> int:
@@ -184,7 +189,51 @@ def _known(
 
 
 def _by_channel(lanes: int, rank: int) -> Strided:
+    if lanes > 1:
+        return Strided((0, lanes, 0, 0, 1))
     return Strided((0, 1, *(0,) * (3 if lanes < 0 else rank - 2)))
+
+
+# -- by given statistics
+
+
+@lowers("BatchNormalization")
+def batch_normalization(node: Node, scope: Scope) -> Claim | None:
+    """BatchNormalization by given statistics [+ what follows it by element]."""
+    x, given = node.required(0), [node.required(i) for i in range(1, 5)]
+    if node.training_mode or len(node.outputs) > 1 or not all(map(is_float, (x, *given))):
+        return None
+    shape, lanes = sizes(x), scope.natural(x)
+    if len(shape) < 2 or (lanes > 1 and len(shape) != 4):
+        return None
+    program, nodes = Program(), [node]
+    made = {node.output: _normalise(program, x, _AFFINE)}
+    follow(nodes, program, made, scope, _fitting(made, shape, lanes, scope))
+    output = nodes[-1].output
+    reads = chain_reads(_values(program), shape, lanes, scope) + plain_reads(tuple(given), scope)
+
+    def emit(builder: Builder) -> str:
+        known = _known(builder, _AFFINE, _affine(builder, node), lanes, len(shape))
+        return "batch normalization " + emit_chain(builder, program, output, lanes, known)
+
+    return Claim(tuple(nodes), reads, output, lanes, emit)
+
+
+def _affine(builder: Builder, node: Node) -> Place:
+    """Mean, scale / sqrt(variance + epsilon) and offset, each for whole vectors of channels."""
+    channels, width = sizes(node.required(0))[1], builder.scope.width
+    scale, offset, mean, variance = (node.required(i) for i in range(1, 5))
+    room = -(-channels // width) * width
+    made = Place(builder.buffer(len(_AFFINE) * room), dense_array((len(_AFFINE) * room,), 1))
+    steps = [
+        Step("Affine", (3,), (1.0, float(node.epsilon))), Step("Sqrt", (4,)), Step("Div", (1, 5)),
+    ]  # fmt: skip
+    row = Strided((1,))
+    outputs = [Strided((1,), number * room) for number in range(len(_AFFINE))]
+    kernel = chain([channels], [row] * 4, outputs, steps, [0, 6, 2], width)
+    read = [plain(builder, value) for value in (mean, scale, offset, variance)]
+    builder.job(kernel, *read, *[made] * len(_AFFINE))
+    return made
 
 
 # -- backward
@@ -299,7 +348,7 @@ def _take_scale(norm: _Norm, scope: Scope) -> None:
     y = None if norm.forward is None else norm.forward.outputs[0]
     for reader in [] if y is None else y.consumers:
         if reader.op == "Mul" and {*reader.inputs} == {y, norm.dy} and norm.dscale is None:
-            norm.dscale = _channel_sum(reader.output, scope)
+            norm.dscale = channel_sum(reader.output, scope)
             norm.nodes += [reader, *norm.dscale.nodes] if norm.dscale is not None else []
 
 
@@ -331,40 +380,13 @@ def _is_by_channel(value: Value, shape: tuple[int, ...]) -> bool:
 
 
 def _take_offset(norm: _Norm, scope: Scope) -> None:
-    found = (_channel_sum(norm.dy, scope, n) for n in norm.dy.consumers if n.op == "ReduceSum")
+    found = (channel_sum(norm.dy, scope, n) for n in norm.dy.consumers if n.op == "ReduceSum")
     norm.doffset = next((each for each in found if each is not None), None)
     norm.nodes += norm.doffset.nodes if norm.doffset is not None else []
 
 
-def _channel_sum(value: Value, scope: Scope, first: Node | None = None) -> _Sum | None:
-    """Sums in a row over all axes but the channels', by `first` or the only reader."""
-    shape = sizes(value)
-    axes: list[int | None] = list(range(len(shape)))
-    nodes: list[Node] = []
-    node = first or _next(value, scope)
-    while node is not None and node.op == "ReduceSum":
-        given = scope.constant(node.input(1))
-        if given is None or not is_float(node.output):
-            return None
-        gone = {int(axis) % len(axes) for axis in given.reshape(-1)}
-        axes = [None if i in gone else axis for i, axis in enumerate(axes)]
-        if not node.keepdims:
-            axes = [axis for i, axis in enumerate(axes) if i not in gone]
-        nodes.append(node)
-        left = {axis for axis in axes if axis is not None and (axis == 1 or shape[axis] > 1)}
-        if left == {1}:
-            return _Sum(tuple(nodes), node.output)
-        node = _next(node.output, scope)
-    return None
-
-
-def _next(value: Value, scope: Scope) -> Node | None:
-    alone = len(value.uses) == 1 and not scope.is_result(value)
-    return value.consumers[0] if alone else None
-
-
 def _only(value: Value, reader: Node, scope: Scope) -> bool:
-    return _next(value, scope) is reader
+    return only_next(value, scope) is reader
 
 
 def _take_gate(norm: _Norm, scope: Scope) -> None:
@@ -391,11 +413,11 @@ def _offset(norm: _Norm, scope: Scope) -> tuple[Value, Value] | None:
     for product in y.consumers:
         if product.op != "Mul" or {*product.inputs} != {y, norm.scale}:
             continue
-        total = _next(product.output, scope)
+        total = only_next(product.output, scope)
         if total is None or total.op != "Add":
             continue
         other = total.required(1 if total.required(0) is product.output else 0)
-        relu = _next(total.output, scope)
+        relu = only_next(total.output, scope)
         if relu is not None and relu.op == "Relu" and _is_by_channel(other, shape):
             return other, relu.output
     return None

@@ -78,7 +78,9 @@ def elementwise(node: Node, scope: Scope) -> Claim | None:
     lanes = _form(program.inputs, shape, scope)
     reads = chain_reads(program.inputs, shape, lanes, scope)
     output = nodes[-1].output
-    return Claim(tuple(nodes), reads, output, lanes, lambda b: emit_chain(b, program, output, lanes))
+    return Claim(
+        tuple(nodes), reads, output, lanes, lambda b: emit_chain(b, program, output, lanes)
+    )
 
 
 def follow(
