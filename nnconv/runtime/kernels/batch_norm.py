@@ -5,8 +5,8 @@ or of one group of samples, is an item of its own and leaves a few numbers, whic
 kernel joins for each channel in the planes' order. What follows (normalising, scale, ReLU) is a
 chain with a number a channel, and so costs one pass over memory.
 
-A plane's sums are taken about its own mean, so nothing cancels: a mean of 1000 with a deviation of 1
-comes out as exact as a mean of 0. The channel's mean is kept in two parts, of which the first is
+A plane's sums are taken about its own mean, so nothing cancels: a mean of 1000 with a deviation of
+1 comes out as exact as a mean of 0. The channel's mean is kept in two parts, of which the first is
 subtracted exactly: x - `mean` rounds nowhere near it, and `shift` is what the rest amounts to, so
 that (x - mean) * inverse + shift is normalised.
 """

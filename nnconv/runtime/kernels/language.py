@@ -473,8 +473,8 @@ class Printer(ABC):
     def prefetch(self, argument: str, index: Index | int) -> None: ...
     @abstractmethod
     def binary(self, operation: str, a: Value, b: Operand) -> Value:
-        """add, sub, mul, div; for integers also and, or, xor, shl, shr (logical); for u32 also mulhi,
-        the upper half of the product.
+        """add, sub, mul, div; for integers also and, or, xor, shl, shr (logical); for u32 also
+        mulhi, the upper half of the product.
         """
 
     @abstractmethod

@@ -2,8 +2,8 @@
 bit.
 
 A number belongs to an element's place in row-major order, in whatever form the element lies. Four
-elements in a row share one evaluation of Philox: where these are four vectors (samples in lanes), it
-is made once for them; elsewhere every lane picks its word of four.
+elements in a row share one evaluation of Philox: where these are four vectors (samples in lanes),
+it is made once for them; elsewhere every lane picks its word of four.
 """
 
 from __future__ import annotations

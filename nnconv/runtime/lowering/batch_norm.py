@@ -400,10 +400,11 @@ def _take_gate(norm: _Norm, scope: Scope) -> None:
     if offset is None or asked is None or not _only(above, gate, scope):
         return
     nothing = scope.constant(zero)
-    if _is_sign(asked, offset[1], scope) and nothing is not None and not nothing.any():
-        if is_float(dy) and sizes(dy) == sizes(norm.x) and nothing.size == 1:
-            norm.given, norm.dy, norm.offset = norm.dy, dy, offset[0]
-            norm.nodes += [asked, gate]
+    else_nothing = nothing is not None and nothing.size == 1 and not nothing.any()
+    alike = is_float(dy) and sizes(dy) == sizes(norm.x)
+    if _is_sign(asked, offset[1], scope) and else_nothing and alike:
+        norm.given, norm.dy, norm.offset = norm.dy, dy, offset[0]
+        norm.nodes += [asked, gate]
 
 
 def _offset(norm: _Norm, scope: Scope) -> tuple[Value, Value] | None:
