@@ -6,9 +6,10 @@
 The nets are an MLP 784-128-10, LeNet (20 and 50 channels, 500 hidden) and a ResNet for pictures of
 3x32x32 (three stages of two basic blocks, 16, 32 and 64 channels, BatchNorm by the batch's own
 statistics), with the same seeded weights and batches in every engine; losses of the first steps are
-compared before anything is timed. Every engine lives in a process of its own with the same number of threads on the same cores;
-blocks of steps alternate (A B C A B C ...). Reported are medians of block medians, and the ratio to
-each peer pair by pair with its spread, and the most memory that each process held.
+compared before anything is timed. Every engine lives in a process of its own with the same number
+of threads on the same cores; blocks of steps alternate (A B C A B C ...). Reported are medians of
+block medians, and the ratio to each peer pair by pair with its spread, and the most memory that
+each process held.
 
 `held` feeds a few batches that lie ready, in turn. `loader` reads shuffled batches of 6400 pictures
 of floats in memory: nnconv's Loader with one worker, reading ahead; PyTorch's DataLoader over a
