@@ -173,7 +173,7 @@ def batch_norm(graph: Any, x: Any, channels: int) -> Any:
     settings = {"epsilon": 1e-5, "moving_average_fraction": 0.9}
     y, *following = graph.emit("nnconv.BatchNorm", x, *sums, outputs=4, **settings)
     for read, write in zip(sums, following, strict=True):
-        graph.state.append(State(graph.fresh_name("moving"), read, write))
+        graph.state.append(State(read.name, read, write))
     return y
 
 
