@@ -96,8 +96,8 @@ class Script:
         read, written = _state_slots(graph, lowered)
         self.states_in = {slot: name for slot, name in read.items() if slot in self.on_device}
         self._made: set[int] = set(self.states_in)  # slots whose last value is on the device
-        number = (lowered.number,) if lowered.number >= 0 else ()
-        for slot in (*lowered.feeds, *lowered.stored, *number):
+        counted = (lowered.number,) if lowered.number >= 0 else ()
+        for slot in (*lowered.feeds, *lowered.stored, *counted):
             if slot not in self.states_in:
                 self._arrives(slot)
         for stage in lowered.stages:

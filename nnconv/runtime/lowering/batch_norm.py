@@ -146,7 +146,8 @@ def _step(program: Program, operation: str, *operands: Any) -> int:
 
 def _values(program: Program) -> list[Value]:
     """A program's inputs that are values of the graph."""
-    return [value for value in program.inputs if not isinstance(value, str)]
+    inputs: list[Any] = [*program.inputs]
+    return [value for value in inputs if not isinstance(value, str)]
 
 
 def _lanes(x: Value, scope: Scope) -> int:

@@ -62,5 +62,5 @@ def _window(node: Node) -> Window | None:
         useful *= sum(max(0, min(extent, first + count) - max(0, first)) for first in firsts)
     if min(pads) < 0 or products > _MOST_IN_VAIN * useful:
         return None
-    kernel, dilation = ((int(a), int(b)) for a, b in (where.kernel, where.dilations))
-    return Window(kernel, (1, 1), dilation, (pads[0], pads[1]))
+    kernel, apart = ((int(a), int(b)) for a, b in (where.kernel, where.dilations))
+    return Window(kernel, (1, 1), apart, (pads[0], pads[1]))
