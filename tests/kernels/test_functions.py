@@ -160,6 +160,7 @@ BINARIES: dict[str, Callable[..., Doubles]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Equal": np.equal,
+    "Gate": lambda a, b: np.where(a > 0, b, 0),
     "And": lambda a, b: (a > 0) & (b > 0),
     "Or": lambda a, b: (a > 0) | (b > 0),
 }
