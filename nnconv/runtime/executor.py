@@ -390,7 +390,8 @@ def _port(value: Value) -> Port:
 
 
 def _log_step(step: Step, seconds: float) -> None:
-    _log.warning("%-32s %s %.3f ms", step.kernel, step.writes[0].name, seconds * 1e3)
+    made = step.writes[0].name if step.writes else ""
+    _log.warning("%-32s %s %.3f ms", step.kernel, made, seconds * 1e3)
 
 
 def _stated_shapes(model: Model) -> dict[str, tuple[int, ...]]:

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)  # what the key moves on by
+ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_ROUNDS = 10
+
+
+def next_key(key: tuple[int, int]) -> tuple[int, int]:
+    """The key of the round behind one."""
+    return (key[0] + WEYL[0]) & 0xFFFFFFFF, (key[1] + WEYL[1]) & 0xFFFFFFFF
 
 
 def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -31,15 +36,15 @@ def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> 
     """
     x0, x1, x2, x3 = counter
     k0, k1 = key
-    for _ in range(_ROUNDS):
-        first, second = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+    for _ in range(ROUNDS):
+        first, second = (x * np.uint64(m) for x, m in zip((x0, x2), MULTIPLIERS, strict=True))
         x0, x1, x2, x3 = (
             (second >> _HALF) ^ x1 ^ np.uint64(k0),
             second & _LOW,
             (first >> _HALF) ^ x3 ^ np.uint64(k1),
             first & _LOW,
         )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = next_key((k0, k1))
     return x0, x1, x2, x3
 
 
@@ -48,11 +53,20 @@ def uniform_words(count: int, stream: int, step: int) -> Array:
     `stream`.
     """
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
-    low, high = step & 0xFFFFFFFF, (step >> 32) & 0xFFFFFFFF
-    constant = [np.full(blocks.shape, word, np.uint64) for word in (low, high)]
+    constant = [np.full(blocks.shape, word, np.uint64) for word in two_words(step)]
     counter = (blocks & _LOW, blocks >> _HALF, constant[0], constant[1])
-    words = philox(counter, (stream & 0xFFFFFFFF, (stream >> 32) & 0xFFFFFFFF))
+    words = philox(counter, two_words(stream))
     return np.stack(words, axis=1).reshape(-1)[:count]
+
+
+def two_words(number: int) -> tuple[int, int]:
+    """The lower and the upper 32 bits of a step or stream, as counters and keys take them."""
+    return number & 0xFFFFFFFF, (number >> 32) & 0xFFFFFFFF
+
+
+def threshold(ratio: float) -> int:
+    """What is dropped: elements whose words are below this."""
+    return round(ratio * 2**32)
 
 
 def stream_of(seed: int, name: str) -> int:

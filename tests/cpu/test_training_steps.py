@@ -3,6 +3,7 @@ same whoever takes a step. Caffe's recorded runs are in tests/training/test_gold
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,25 @@ class Builder:
         weights = self.weights(outputs, inputs, side, side), self.weights(outputs)
         return self.graph.emit("Conv", x, *weights, **settings)  # type: ignore[no-any-return]
 
+    def bare(self, x: Value, inputs: int, outputs: int, side: int, **settings: Any) -> Value:
+        weights = self.weights(outputs, inputs, side, side)
+        return self.graph.emit("Conv", x, weights, **settings)  # type: ignore[no-any-return]
+
+    def normed(self, x: Value, channels: int, scaled: bool = True) -> Value:
+        """BatchNorm by the batch's statistics, and Caffe's Scale."""
+        sums = [self.graph.constant(np.zeros(n, np.float32)) for n in (channels, channels, 1)]
+        y, *following = self.graph.emit("nnconv.BatchNorm", x, *sums, outputs=4, epsilon=1e-3)
+        for read, write in zip(sums, following, strict=True):
+            self.graph.state.append(State(read.name, read, write))
+        if not scaled:
+            return y  # type: ignore[no-any-return]
+        axes = self.graph.constant(np.arange(1, x.rank - 1)) if x.rank > 2 else None
+        factors = (self.weights(channels) for _ in range(2))
+        scale, offset = (
+            self.graph.emit("Unsqueeze", f, axes) if axes is not None else f for f in factors
+        )
+        return y * scale + offset  # type: ignore[no-any-return]
+
     def pool(self, x: Value) -> Value:
         settings: dict[str, Any] = {"kernel_shape": (2, 2), "strides": (2, 2), "ceil_mode": 1}
         return self.graph.emit("MaxPool", x, **settings)  # type: ignore[no-any-return]
@@ -80,7 +100,23 @@ def padded() -> Model:
     return net.model(net.dense(d, 12, 10))
 
 
-NETS = {"mlp": mlp, "lenet": lenet, "padded": padded}
+def residual() -> Model:
+    """BatchNorm with and without scale, ReLU, residual and projection; Dropout and LRN. Layers in
+    front of a BatchNorm have no bias, whose gradient would be 0 but for rounding."""
+    net = Builder(3, 9, 9)
+    relu, same = partial(net.graph.emit, "Relu"), {"pads": (1, 1, 1, 1)}
+    a = relu(net.normed(net.bare(net.x, 3, 8, 3, **same), 8))
+    b = relu(net.normed(net.bare(a, 8, 8, 3, **same), 8))
+    c = relu(net.normed(net.bare(b, 8, 8, 1), 8) + a)
+    past = net.normed(net.bare(c, 8, 12, 1, strides=(2, 2)), 12, scaled=False)
+    d = relu(net.normed(net.bare(c, 8, 12, 3, strides=(2, 2), **same), 12) + past)
+    e = net.graph.emit("LRN", d, size=3, alpha=0.2, beta=0.75, bias=1.5)
+    flat = net.graph.emit("nnconv.Dropout", net.graph.emit("Flatten", e, axis=1), ratio=0.3)
+    hidden = net.graph.emit("Gemm", flat, net.weights(20, 300), transB=1)
+    return net.model(net.dense(relu(net.normed(hidden, 20)), 20, 10))
+
+
+NETS = {"mlp": mlp, "lenet": lenet, "padded": padded, "residual": residual}
 SOLVERS = {
     "sgd": TrainingSpec("SGD", momentum=0.9, weight_decay=5e-4),
     "nesterov": TrainingSpec("Nesterov", momentum=0.9, iter_size=2),

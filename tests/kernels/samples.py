@@ -9,6 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from nnconv.runtime.kernels.arrays import Array, Border, Matrix
+from nnconv.runtime.kernels.batch_norm import (
+    ChannelMoments,
+    ChannelSlopes,
+    PlaneMoments,
+    PlaneSums,
+)
 from nnconv.runtime.kernels.conv import Window, conv, pack_bias, pack_weights
 from nnconv.runtime.kernels.depthwise import depthwise, pack_depthwise
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
@@ -20,7 +26,10 @@ from nnconv.runtime.kernels.losses import Hits, SoftmaxLoss, SoftmaxLossGrad
 from nnconv.runtime.kernels.movement import FillBorder, Reorder
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.pool import Pool
+from nnconv.runtime.kernels.random import dropout
 from nnconv.runtime.kernels.reduce import Axis, Softmax
+from nnconv.runtime.kernels.samples import samples_array
+from nnconv.runtime.kernels.samples_norm import Response, SampleLRN
 from nnconv.runtime.kernels.samples_pool import SampleAveragePoolGrad, SampleMaxPoolGrad
 from nnconv.runtime.kernels.samples_windows import Axis as WindowAxis
 from nnconv.runtime.kernels.samples_windows import (
@@ -31,7 +40,10 @@ from nnconv.runtime.kernels.samples_windows import (
 )
 from nnconv.runtime.kernels.target import Target
 from nnconv.runtime.kernels.winograd import pack_winograd, winograd
+from nnconv.runtime.random import threshold
 from tests.kernels.harness import Floats, buffer, memory_of, random
+
+_DROP = (threshold(0.4), 1 / 0.6, (0x12345678, 0x9ABCDEF0))  # threshold, scale, key
 
 Sample = tuple[str, Kernel, list[Floats]]  # the last buffer is written
 
@@ -90,6 +102,7 @@ def samples(target: Target) -> Iterator[Sample]:
 
     yield "lrn", LRN(x, same, 5, 0.1, 0.6, 2.0), [memory_of(x, values), memory_of(same)]
     yield "lrn by roots", LRN(x, same, 5, 0.1, 0.75, 2.0), [memory_of(x, values), memory_of(same)]
+    yield from _by_sample(lanes)
     rows, columns = Axis.dense(3, 45), Axis.dense(2, 9, 21)
     for name, axis in (("rows", rows), ("columns", columns)):
         size = axis.outer * axis.length * axis.inner
@@ -167,3 +180,38 @@ def _over_axes(target: Target) -> Iterator[Sample]:
     won = buffer(np.floor(np.abs(random((small.size,), 16)) * 3) % 6)
     most = SampleMaxPoolGrad(small, plane, window)
     yield "max pool gradient", most, [buffer(dy), won, buffer(np.full(plane.size, np.nan))]
+
+
+def _by_sample(lanes: int) -> Iterator[Sample]:
+    """What normalises and drops with samples in lanes, some lanes of the last group empty."""
+    n, c, h, w = lanes + 3, 5, 4, 6
+    array = samples_array(n, c, h, w, lanes)
+    parts, numbers = random((array.batch, c, 3), 11), random((c,), 12)
+    x, y = random((array.size,), 13), random((array.size,), 14)
+    empty, few, three = np.full(array.size, np.nan), np.full(c, np.nan), np.full(3 * c, np.nan)
+    known, joining = random((3 * c,), 15), (c, n, lanes, h * w, lanes)
+
+    moments = PlaneMoments(array, n, lanes)
+    yield "plane moments", moments, [buffer(x), buffer(parts * np.nan)]
+    yield "channel moments", ChannelMoments(*joining, 1e-5), [buffer(parts), buffer(three)]
+    sums = PlaneSums(array, n, lanes, array, True)
+    given = [buffer(each) for each in (x, y, known, numbers, numbers)]
+    yield "plane sums", sums, [*given, buffer(parts[..., :2] * np.nan)]
+    slopes = ChannelSlopes(*joining, True, (False, True))
+    given = [buffer(each) for each in (parts, known, numbers, three)]
+    yield "channel slopes", slopes, [*given, buffer(few)]
+
+    step = np.array([7, 1], np.uint32).view(np.float32)
+    for name, one in (("fours", c * h * w), ("one by one", c * h * w + 3)):
+        strides = Strided((one * lanes, lanes, 1)), Strided((one * lanes, 1, one))
+        drop = dropout((2, c * h * w, lanes), (strides[0], strides[0], strides[1]), _DROP, lanes)
+        room = np.full(2 * one * lanes, np.nan)
+        yield (
+            f"dropout in {name}",
+            drop,
+            [buffer(random((room.size,), 16)), buffer(step), buffer(room)],
+        )
+
+    response = Response(4, 0.3, 0.75, 2.0)
+    lrn = SampleLRN(array, response, array)
+    yield "samples lrn", lrn, [buffer(x), buffer(empty)]

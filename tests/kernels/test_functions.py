@@ -53,6 +53,7 @@ FUNCTIONS: dict[tuple[str, tuple[float, ...]], tuple[Callable[[Doubles], Doubles
     ("Ceil", ()): (np.ceil, 0),
     ("Round", ()): (np.rint, 0),
     ("Square", ()): (np.square, 0),
+    ("Finite", ()): (lambda x: np.where(np.isfinite(x), x, 0.0), 0),
     ("WholePower", (3.0,)): (lambda x: x**3, 2e-7),
     ("WholePower", (-1.0,)): (np.reciprocal, 2e-7),
     ("Counted", (-1.0,)): (lambda x: np.where(np.trunc(x) == -1, 0.0, 1.0), 0),
@@ -165,6 +166,7 @@ BINARIES: dict[str, Callable[..., Doubles]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Equal": np.equal,
+    "Gate": lambda a, b: np.where(a > 0, b, 0),
     "And": lambda a, b: (a > 0) & (b > 0),
     "Or": lambda a, b: (a > 0) | (b > 0),
 }

@@ -26,6 +26,7 @@ from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch,
 from nnconv.runtime.lowering.layout import Buffer, Floats, Home, numpy_view
 from nnconv.runtime.lowering.pack import Store
 from nnconv.runtime.ops import has_kernel
+from nnconv.runtime.random import two_words
 from nnconv.runtime.tune import Tuner
 from nnconv.schemas.errors import NnconvError
 
@@ -201,7 +202,10 @@ class _Frame:
             if isinstance(stage, HostCall)
         }
         self._lasting = _lasting(lowered)
+        self._number = np.zeros(2, np.uint32)
         self._empty: list[Any] = [None] * lowered.slots
+        if lowered.number >= 0:
+            self._empty[lowered.number] = self._number
         for slot, data in lowered.stored.items():
             self._empty[slot] = data
         own = _small_results(lowered)
@@ -218,6 +222,7 @@ class _Frame:
         spares: Sequence[tuple[int, Array]],
     ) -> list[Array]:
         lowered = self._lowered
+        self._number[:] = two_words(step)
         self._odd = bool(spares) and not self._odd
         values = self._empty.copy()
         for slot, array in zip(lowered.feeds, arrays, strict=True):

@@ -26,6 +26,7 @@ from nnconv.runtime.devices.opencl_platform import Place, require, translated
 from nnconv.runtime.devices.opencl_states import Pool, Resident
 from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch
 from nnconv.runtime.lowering.layout import Buffer, Home, Operand, numpy_view
+from nnconv.runtime.random import two_words
 from nnconv.schemas.errors import InternalError, UnsupportedError
 from nnconv.schemas.types import DType
 
@@ -95,7 +96,8 @@ class Script:
         read, written = _state_slots(graph, lowered)
         self.states_in = {slot: name for slot, name in read.items() if slot in self.on_device}
         self._made: set[int] = set(self.states_in)  # slots whose last value is on the device
-        for slot in (*lowered.feeds, *lowered.stored):
+        counted = (lowered.number,) if lowered.number >= 0 else ()
+        for slot in (*lowered.feeds, *lowered.stored, *counted):
             if slot not in self.states_in:
                 self._arrives(slot)
         for stage in lowered.stages:
@@ -426,6 +428,8 @@ class _Run:
             # a state that another plan keeps on the device, and this one on the host
             at_home = isinstance(data, Resident) and slot not in frame.script.states_in
             self.values[slot] = data.copy() if at_home else data
+        if lowered.number >= 0:
+            self.values[lowered.number] = np.array(two_words(step), np.uint32)
         self._residents: dict[int, Resident] = {}
         self._fetched: dict[Buffer, Any] = {}  # parts of the arena, for the next host call
         self._step = step

@@ -130,15 +130,22 @@ class Chain(Kernel):
 
     def _run(self, k: Printer, place: Sequence[Index], length: int) -> None:
         full, rest = divmod(length, self.width)
+        fixed = {
+            i: k.broadcast(f"x{i}", x.at(place))
+            for i, x in enumerate(self.inputs)
+            if x.strides[-1] == 0
+        }
         if full:
             with k.loop(full, name="vector") as v:
-                self._vector(k, (*place[:-1], place[-1] + v * self.width), 0)
+                self._vector(k, (*place[:-1], place[-1] + v * self.width), 0, fixed)
         if rest:
-            self._vector(k, (*place[:-1], place[-1] + full * self.width), rest)
+            self._vector(k, (*place[:-1], place[-1] + full * self.width), rest, fixed)
 
-    def _vector(self, k: Printer, place: Sequence[Index], count: int) -> None:
+    def _vector(
+        self, k: Printer, place: Sequence[Index], count: int, fixed: Mapping[int, Value]
+    ) -> None:
         values = [
-            load_strided(k, f"x{i}", x.at(place), x.strides[-1], count)
+            fixed[i] if i in fixed else load_strided(k, f"x{i}", x.at(place), x.strides[-1], count)
             for i, x in enumerate(self.inputs)
         ]
         values = run_steps(k, values, self.steps)

@@ -244,6 +244,7 @@ BINARY: dict[str, Callable[..., Value]] = {
     "Less": lambda k, a, b: _truth(k, a < b),
     "LessOrEqual": lambda k, a, b: _truth(k, a <= b),
     "Equal": lambda k, a, b: _truth(k, k.compare("eq", a, b)),
+    "Gate": lambda k, a, b: k.select(a > 0.0, b, k.like(b, 0.0)),
     "And": lambda k, a, b: a * b,
     "Or": lambda k, a, b: k.max(a, b),
 }

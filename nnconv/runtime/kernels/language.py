@@ -34,6 +34,10 @@ class DType:
     floating: bool = False
 
     @property
+    def unsigned(self) -> bool:
+        return self.name in ("u8", "u32", "mask")
+
+    @property
     def bytes(self) -> int:
         return self.bits // 8
 
@@ -41,9 +45,10 @@ class DType:
 F32 = DType("f32", 32, "float", "float", floating=True)
 I32 = DType("i32", 32, "i32", "int")
 I64 = DType("i64", 64, "i64", "long")
+U32 = DType("u32", 32, "i32", "uint")
 U8 = DType("u8", 8, "i8", "uchar")
 MASK = DType("mask", 1, "i1", "int")
-DTYPES = {dtype.name: dtype for dtype in (F32, I32, I64, U8)}
+DTYPES = {dtype.name: dtype for dtype in (F32, I32, I64, U32, U8)}
 
 
 class Index:
@@ -468,7 +473,9 @@ class Printer(ABC):
     def prefetch(self, argument: str, index: Index | int) -> None: ...
     @abstractmethod
     def binary(self, operation: str, a: Value, b: Operand) -> Value:
-        """add, sub, mul, div; for integers also and, or, xor, shl, shr (logical)."""
+        """add, sub, mul, div; for integers also and, or, xor, shl, shr (logical); for u32 also
+        mulhi, the upper half of the product.
+        """
 
     @abstractmethod
     def unary(self, operation: str, a: Value) -> Value:

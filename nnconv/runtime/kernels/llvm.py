@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from nnconv.runtime.kernels.language import (
     F32,
     I32,
+    I64,
     MASK,
     Argument,
     Condition,
@@ -42,6 +43,12 @@ def _float_hex(number: float) -> str:
     """LLVM spells an f32 constant by the bits of the double that equals it."""
     (rounded,) = struct.unpack("<f", struct.pack("<f", number))
     return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+
+
+def _integer(number: float, dtype: DType) -> str:
+    """LLVM's integers have no sign, but their constants do."""
+    value = int(number)
+    return str(value - (1 << dtype.bits) if value >> (dtype.bits - 1) > 0 else value)
 
 
 def _type(dtype: DType, lanes: int) -> str:
@@ -121,7 +128,7 @@ class LLVMPrinter(Printer):
     # -- constants and memory
 
     def spell_constant(self, number: float, dtype: DType, lanes: int) -> str:
-        text = _float_hex(number) if dtype.floating else str(int(number))
+        text = _float_hex(number) if dtype.floating else _integer(number, dtype)
         return text if lanes == 1 else f"splat ({dtype.llvm} {text})"
 
     def vector(self, numbers: Sequence[float], dtype: DType = F32) -> Value:
@@ -201,8 +208,21 @@ class LLVMPrinter(Printer):
     def binary(self, operation: str, a: Value, b: Operand) -> Value:
         table = _FLOAT_BINARY if a.dtype.floating else _INT_BINARY
         other = self._lift(b, a)
-        expression = f"{table[operation]} {_type(a.dtype, a.lanes)} {a.text}, {other.text}"
+        if operation == "mulhi":
+            return self._upper_half(a, other)
+        word = "udiv" if operation == "div" and a.dtype.unsigned else table[operation]
+        expression = f"{word} {_type(a.dtype, a.lanes)} {a.text}, {other.text}"
         return self.assign(expression, a.dtype, a.lanes)
+
+    def _upper_half(self, a: Value, b: Value) -> Value:
+        """Of a product of 32-bit words: processors have it as one multiplication of even lanes."""
+        long = _type(I64, a.lanes)
+        wide = (self.assign(f"zext {_type(v.dtype, v.lanes)} {v.text} to {long}") for v in (a, b))
+        first, second = (value.text for value in wide)
+        product = self.assign(f"mul nuw {long} {first}, {second}").text
+        shift = self.constant(32, I64, a.lanes).text
+        upper = self.assign(f"lshr {long} {product}, {shift}").text
+        return self.assign(f"trunc {long} {upper} to {_type(a.dtype, a.lanes)}", a.dtype, a.lanes)
 
     def unary(self, operation: str, a: Value) -> Value:
         if operation == "neg":
@@ -217,7 +237,7 @@ class LLVMPrinter(Printer):
         word = (
             f"fcmp {_FLOAT_COMPARE[operation]}"
             if a.dtype.floating
-            else f"icmp {_INT_COMPARE[operation]}"
+            else f"icmp {_integer_compare(operation, a.dtype)}"
         )
         return self.assign(
             f"{word} {_type(a.dtype, a.lanes)} {a.text}, {other.text}", MASK, a.lanes, "m"
@@ -330,7 +350,7 @@ class LLVMPrinter(Printer):
     def value_index(self, value: Value) -> Index:
         if value.dtype.bits == 64:
             return Index([(value.text, 1)])
-        extend = "zext" if value.dtype.name == "u8" else "sext"
+        extend = "zext" if value.dtype.unsigned else "sext"
         return Index(
             [(self.assign(f"{extend} {value.dtype.llvm} {value.text} to i64", hint="x").text, 1)]
         )
@@ -382,14 +402,18 @@ def llvm_text(kernel: Kernel, target: Target) -> str:
 
 
 def _conversion(source: DType, goal: DType) -> str:
-    unsigned = "u8"
     if source.floating:
-        return "fptoui" if goal.name == unsigned else "fptosi"
+        return "fptoui" if goal.unsigned else "fptosi"
     if goal.floating:
-        return "uitofp" if source.name in (unsigned, "mask") else "sitofp"
+        return "uitofp" if source.unsigned else "sitofp"
     if goal.bits < source.bits:
         return "trunc"
-    return "zext" if source.name in (unsigned, "mask") else "sext"
+    return "zext" if source.unsigned else "sext"
+
+
+def _integer_compare(operation: str, dtype: DType) -> str:
+    word = _INT_COMPARE[operation]
+    return word.replace("s", "u") if dtype.unsigned else word
 
 
 def _parameters(arguments: Sequence[Argument]) -> str:

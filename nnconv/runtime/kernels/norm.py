@@ -19,6 +19,13 @@ _ROOTS: dict[float, Callable[[Printer, Value], Value]] = {
 }
 
 
+def divided(k: Printer, x: Value, scale: Value, beta: float) -> Value:
+    """x / scale^beta."""
+    if beta in _ROOTS:
+        return x / _ROOTS[beta](k, scale)
+    return x * power(k, scale, k.constant(-beta))
+
+
 @dataclass(frozen=True)
 class LRN(Kernel):
     """y = x / (bias + alpha/size * sum of x^2 over `size` channels)^beta (ONNX LRN-13), blocked
@@ -89,7 +96,7 @@ class LRN(Kernel):
                 near = k.load("x", self.x.at(image, block + 1, row, column))
                 right = self._square(k, near, last=following == 1)
             scale = k.fma(self.alpha / self.size, self._window(k, left, squares, right), self.bias)
-            k.store("y", self.y.at(image, block, row, column), self._divide(k, x, scale))
+            k.store("y", self.y.at(image, block, row, column), divided(k, x, scale, self.beta))
 
     def _square(self, k: Printer, x: Value, last: bool) -> Value:
         """x^2, with the lanes past the last channel at 0. `last`: x is the last block."""
@@ -110,8 +117,3 @@ class LRN(Kernel):
                 part = k.shuffle(here, right, range(shift, lanes + shift)) if shift else here
             total = part if total is None else total + part
         return here if total is None else total
-
-    def _divide(self, k: Printer, x: Value, scale: Value) -> Value:
-        if self.beta in _ROOTS:
-            return x / _ROOTS[self.beta](k, scale)
-        return x * power(k, scale, k.constant(-self.beta))

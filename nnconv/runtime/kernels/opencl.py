@@ -17,6 +17,7 @@ from nnconv.runtime.kernels.language import (
     F32,
     I32,
     MASK,
+    U32,
     Argument,
     Condition,
     DType,
@@ -67,8 +68,8 @@ PLAIN = Form()
 
 
 def _number(number: float, dtype: DType) -> str:
-    if not dtype.floating:
-        return str(int(number))
+    if not dtype.floating:  # a large literal without its u would be a long
+        return f"{int(number)}{'u' if dtype is U32 else ''}"
     if math.isnan(number):
         return "NAN"
     if math.isinf(number):
@@ -203,8 +204,12 @@ class OpenCLPrinter(Printer):
 
     def binary(self, operation: str, a: Value, b: Operand) -> Value:
         other = self._lift(b, a)
+        if operation == "mulhi":
+            return self.assign(f"mul_hi({a.text}, {other.text})", a.dtype, a.lanes)
         text = f"{a.text} {_BINARY[operation]} {other.text}"
-        if operation == "shr":  # signed >> is arithmetic in C; the language's is logical
+        if (
+            operation == "shr" and not a.dtype.unsigned
+        ):  # signed >> is arithmetic in C; the language's is logical
             signed = _type(a.dtype, a.lanes)
             text = f"as_{signed}(as_u{signed}({a.text}) >> as_u{signed}({other.text}))"
         return self.assign(text, a.dtype, a.lanes)

@@ -38,7 +38,9 @@ class SampleConv(Kernel):
 
     x has the border that the window reaches. With `pool` above (1, 1) y is the largest of each pool
     window and `index` which one that was, row by row, the first of equals; windows do not overlap
-    and cover the convolution's result exactly. Arguments: x, w, [bias], y, [index] (without gaps).
+    and cover the convolution's result exactly. With `turned` the weights are those of the
+    convolution whose data gradient this is: [inputs][outputs of a group], taps from last to first.
+    Arguments: x, w, [bias], y, [index] (without gaps).
     """
 
     family: ClassVar[str] = "samples_conv"
@@ -53,6 +55,7 @@ class SampleConv(Kernel):
     bias: bool = True
     activation: Activation = NONE
     pool: Pair = (1, 1)
+    turned: bool = False
 
     def __post_init__(self) -> None:
         if self.outputs % self.groups or self.inputs % self.groups:
@@ -153,7 +156,6 @@ class SampleConv(Kernel):
             for o in range(channels)
         ]
         sums = [[k.register(start) for _ in spots] for start in starts]
-        step = self.depth * size[0] * size[1]
         corner = self.x.at(
             image,
             group * self.depth,
@@ -177,12 +179,18 @@ class SampleConv(Kernel):
                 )
                 for i, r, d in spots
             ]
-            weight = first * step + c * (size[0] * size[1]) + kh * size[1] + kw
             for o in range(channels):
-                factor = k.broadcast("w", weight + o * step)
+                factor = k.broadcast("w", self._weight(first + o, group, c, kh * size[1] + kw))
                 for v, x in enumerate(xs):
                     sums[o][v].value = k.fma(factor, x, sums[o][v].value)
         return sums
+
+    def _weight(self, out: Index, group: Index, depth: Index, tap: Index) -> Index:
+        area, each = self.window.size[0] * self.window.size[1], self.outs.length
+        if not self.turned:
+            return out * (self.depth * area) + depth * area + tap
+        row = (group * self.depth + depth) * (each * area)
+        return row + (out - group * each) * area + (area - 1) - tap
 
     def _store(self, k: Printer, spot: tuple[Index, ...], values: list[Value]) -> None:
         best, place = values[0], k.constant(0.0)
@@ -204,6 +212,7 @@ def sample_conv(
     bias: bool = True,
     activation: Activation = NONE,
     pool: Pair = (1, 1),
+    turned: bool = False,
 ) -> SampleConv:
     """The convolution with the tile that the rule chooses."""
     cells, each = pool[0] * pool[1], y.blocks // groups
@@ -217,7 +226,7 @@ def sample_conv(
     else:
         channels, images = cut_tile(target, each, y.batch, steps)
         tile = (channels, 1, images)
-    return SampleConv(x, y, window, *tile, groups, bias, activation, pool)
+    return SampleConv(x, y, window, *tile, groups, bias, activation, pool, turned)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Lowered:
     results: list[Result]
     states: int  # how many of the results, the last ones, are next values of states
     arena: int  # elements
+    number: int = -1  # the slot of the run's step number where kernels read it, as two u32 words
 
 
 def lower(
@@ -148,6 +149,7 @@ class Builder:
         self._stored: dict[int, Any] = {}
         self._fresh: dict[int, tuple[int, ...]] = {}
         self._slot_count = 1  # slot 0 stands for omitted inputs
+        self._number_slot = -1
         self._buffers: list[Buffer] = []
         self._steps: list[Step] = []
         self._stages: list[Stretch | HostCall] = []
@@ -412,6 +414,15 @@ class Builder:
         """The run's own array of an input, of whatever type."""
         return Buffer(Home.HOST, math.prod(sizes(value)), slot=self._slot(value))
 
+    def step_number(self) -> Buffer:
+        """The number of the run, in two u32 words, the lower one first: what random numbers depend
+        on.
+        """
+        if self._number_slot < 0:
+            self._number_slot = self._slot_count
+            self._slot_count += 1
+        return Buffer(Home.HOST, 2, slot=self._number_slot)
+
     def constant(self, value: Value) -> Place:
         """A stored float value as kernels read it, plain."""
         data = self.scope.constant(value)
@@ -462,7 +473,7 @@ class Builder:
         self._fill()
         return Lowered(
             self._steps, self._stages, self._slot_count, self._feeds, self._stored, self._fresh,
-            results, len(self.graph.state), arena,
+            results, len(self.graph.state), arena, self._number_slot,
         )  # fmt: skip
 
     def _result(self, value: Value) -> Result:

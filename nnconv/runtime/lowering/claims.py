@@ -59,15 +59,20 @@ class Claim:
 
 Rule = Callable[["Node", "Scope"], Claim | None]
 RULES: dict[str, list[Rule]] = {}
+_FIRST: set[tuple[str, Rule]] = set()
 
 
 def lowers(*ops: str, first: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for operators, behind those that are there or before them."""
+    """Register a rule for operators. Those with `first` are asked before all others; among the
+    rest, and among these, modules come in the order of their names, whoever imports whom first.
+    """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
+            _FIRST.update([(op, rule)] if first else [])
             known = RULES.setdefault(op, [])
-            known.insert(0 if first else len(known), rule)
+            known.append(rule)
+            known.sort(key=lambda each: ((op, each) not in _FIRST, each.__module__))
         return rule
 
     return register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,22 +75,43 @@ def elementwise(node: Node, scope: Scope) -> Claim | None:
         return None
     nodes = [*conditions(node), node]
     shape = sizes(node.output)
+    follow(nodes, program, made, scope)
+    lanes = _form(program.inputs, shape, scope)
+    reads = chain_reads(program.inputs, shape, lanes, scope)
+    output = nodes[-1].output
+    return Claim(
+        tuple(nodes), reads, output, lanes, lambda b: emit_chain(b, program, output, lanes)
+    )
+
+
+def follow(
+    nodes: list[Node],
+    program: Program,
+    made: dict[Any, int],
+    scope: Scope,
+    fits: Callable[[Node], bool] = lambda node: True,
+) -> None:
+    """Take what follows the last node alone, as long as it keeps its shape and `fits`."""
+    shape = sizes(nodes[-1].output)
     while (following := scope.only_reader(nodes[-1].output)) is not None:
         if len(program.steps) > _MOST_STEPS or len(program.inputs) > _MOST_INPUTS:
             break
         if not is_float(following.output) or sizes(following.output) != shape:
             break
-        if not append(following, scope, program, made):
+        if not fits(following) or not append(following, scope, program, made):
             break
         nodes += [n for n in (*conditions(following), following) if n not in nodes]
-    lanes = _form(program.inputs, shape, scope)
-    reads = tuple(
+
+
+def chain_reads(
+    inputs: Sequence[Value], shape: tuple[int, ...], lanes: int, scope: Scope
+) -> tuple[Read, ...]:
+    """What a chain in form `lanes` reads, stored values left out."""
+    return tuple(
         Read(value, _input_lanes(value, shape, lanes))
-        for value in program.inputs
+        for value in inputs
         if scope.constant(value) is None
     )
-    output = nodes[-1].output
-    return Claim(tuple(nodes), reads, output, lanes, lambda b: _emit(b, program, output, lanes))
 
 
 def append(node: Node, scope: Scope, program: Program, made: dict[Any, int]) -> bool:
@@ -164,14 +186,14 @@ def _form(inputs: list[Value], shape: tuple[int, ...], scope: Scope) -> int:
     """Blocked where an image comes so; plain where not, or where an operand has other axes."""
     computed = [value for value in inputs if scope.constant(value) is None]
     if any(scope.natural(v) < 0 and sizes(v) == shape for v in computed):
-        return -scope.width if _by_sample(inputs, shape, scope) else 1
+        return -scope.width if by_sample(inputs, shape, scope) else 1
     if len(shape) != 4 or any(len(sizes(value)) != 4 for value in computed):
         return 1
     blocked = any(scope.natural(value) > 1 and sizes(value) == shape for value in computed)
     return scope.width if blocked else 1
 
 
-def _by_sample(inputs: list[Value], shape: tuple[int, ...], scope: Scope) -> bool:
+def by_sample(inputs: list[Value], shape: tuple[int, ...], scope: Scope) -> bool:
     """Whether each operand belongs to samples or is the same for all of them."""
     return 2 <= len(shape) <= 4 and all(
         len(sizes(value)) < len(shape)
@@ -189,9 +211,19 @@ def _input_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> int:
     return 1 if lanes > 1 and sizes(value)[1] == 1 < shape[1] else lanes
 
 
-def _emit(builder: Builder, program: Program, output: Value, lanes: int) -> str:
-    shape = sizes(output) or (1,)
-    where = [input_of(builder, value, shape, lanes) for value in program.inputs]
+def emit_chain(
+    builder: Builder,
+    program: Program,
+    output: Value,
+    lanes: int,
+    known: Mapping[Any, tuple[Operand, Strided]] | None = None,
+) -> str:
+    """A job for the whole program; inputs that are no values of the graph are `known`."""
+    shape, known = sizes(output) or (1,), known or {}
+    where = [
+        known[value] if value in known else input_of(builder, value, shape, lanes)
+        for value in program.inputs
+    ]
     place = builder.write(output)
     array = place.view
     space: tuple[int, ...] = shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,27 +22,62 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelSum:
+    """Nodes that add up a value to one number a channel."""
+
+    nodes: tuple[Node, ...]
+    result: Value
+
+
 @lowers("ReduceSum")
 def bias_gradient(node: Node, scope: Scope) -> Claim | None:
     """The sum over all axes but the channels', of what has samples in lanes. What a pool's gradient
     spreads is summed before it is spread.
     """
-    x, axes = node.required(0), scope.constant(node.input(1))
+    x = node.required(0)
+    found = channel_sum(x, scope, node)
     if x.producer is not None and x.producer.op == "nnconv.MaxPoolGrad" and scope.natural(x) < 0:
         x = x.producer.required(1)
-    if scope.natural(x) >= 0 or axes is None:
-        return None
-    rank = len(sizes(node.required(0)))
-    summed = {int(axis) % rank for axis in axes.reshape(-1)}
-    if summed != set(range(rank)) - {1}:
+    if scope.natural(x) >= 0 or found is None:
         return None
 
     def emit(builder: Builder) -> str:
-        source, made = builder.read(x, -scope.width), builder.write(node.output)
+        source, made = builder.read(x, -scope.width), builder.write(found.result)
         builder.job(SampleSum(source.view, sizes(x)[0]), source, made)
         return "sample sum"
 
-    return Claim((node,), (Read(x, -scope.width),), node.output, 1, emit)
+    return Claim(found.nodes, (Read(x, -scope.width),), found.result, 1, emit)
+
+
+def channel_sum(value: Value, scope: Scope, first: Node | None = None) -> ChannelSum | None:
+    """Sums in a row over all axes but the channels', by `first` or the only reader."""
+    if not is_float(value):
+        return None
+    shape = sizes(value)
+    axes: list[int | None] = list(range(len(shape)))
+    nodes: list[Node] = []
+    node = first or only_next(value, scope)
+    while node is not None and node.op == "ReduceSum":
+        given = scope.constant(node.input(1))
+        if given is None or not is_float(node.output):
+            return None
+        gone = {int(axis) % len(axes) for axis in given.reshape(-1)}
+        axes = [None if i in gone else axis for i, axis in enumerate(axes)]
+        if not node.keepdims:
+            axes = [axis for i, axis in enumerate(axes) if i not in gone]
+        nodes.append(node)
+        left = {axis for axis in axes if axis is not None and (axis == 1 or shape[axis] > 1)}
+        if left == {1}:
+            return ChannelSum(tuple(nodes), node.output)
+        node = only_next(node.output, scope)
+    return None
+
+
+def only_next(value: Value, scope: Scope) -> Node | None:
+    """The node that alone reads a value which nobody outside needs, whether taken or not."""
+    alone = len(value.uses) == 1 and not scope.is_result(value)
+    return value.consumers[0] if alone else None
 
 
 @lowers("nnconv.SoftmaxWithLoss")

@@ -94,8 +94,10 @@ def conv(node: Node, scope: Scope) -> Claim | None:
     """Conv [+ activation | + MaxPool that its gradient remembers]."""
     x, w, b = node.required(0), node.required(1), node.input(2)
     where = _geometry(node, x, w, node.output)
-    if where is None or scope.constant(w) is not None or (b is not None and not is_float(b)):
+    if where is None or (b is not None and not is_float(b)):
         return None
+    if all(scope.constant(v) is not None for v in (w, b) if v is not None):
+        return None  # packed: conv.py
     lanes = -scope.width
     pool = _pooling(node, scope)
     last, activation = (None, Activation()) if pool else after(node.output, scope)

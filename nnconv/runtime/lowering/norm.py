@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.reduce import Axis, Softmax
+from nnconv.runtime.kernels.samples_norm import Response, SampleLRN
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.layout import is_float
 
@@ -15,8 +16,28 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node
 
 
+def _response(node: Node) -> Response:
+    return Response(int(node.size), float(node.alpha), float(node.beta), float(node.bias))
+
+
+@lowers("LRN")
+def sample_lrn(node: Node, scope: Scope) -> Claim | None:
+    """Where samples are in lanes."""
+    x, lanes = node.required(0), -scope.width
+    if image(x) is None or scope.natural(x) >= 0:
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(x, lanes), builder.write(node.output)
+        builder.job(SampleLRN(source.view, _response(node), made.view), source, made)
+        return "sample lrn"
+
+    return Claim((node,), (Read(x, lanes),), node.output, lanes, emit)
+
+
 @lowers("LRN")
 def lrn(node: Node, scope: Scope) -> Claim | None:
+    """In blocks."""
     if image(node.required(0)) is None or node.size // 2 >= scope.width:
         return None
 

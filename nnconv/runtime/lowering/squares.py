@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST_ARRAYS = 24  # of one kernel: its code grows with them
 
 
-@lowers("ReduceSumSquare")
+@lowers("ReduceSumSquare", first=True)
 def square_sums(node: Node, scope: Scope) -> Claim | None:
     """This sum, and those that are added to it, each read by that addition alone."""
     if node in scope.taken or not is_whole(node, scope):

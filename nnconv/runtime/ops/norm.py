@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnconv.runtime.ops.registry import count, each_input, kernel
-from nnconv.runtime.random import uniform_words
+from nnconv.runtime.random import threshold, uniform_words
 from nnconv.schemas.errors import InputError, UnsupportedError
 from nnconv.schemas.types import DType
 
@@ -259,7 +259,7 @@ def dropped(x: Array, ratio: float, seed: int, step: int) -> Array:
     """x by the mask of (seed, step), scaled by 1 / (1 - ratio)."""
     if not 0 <= ratio < 1:
         raise InputError(f"the dropout ratio must be in [0, 1), got {ratio}")
-    keep = uniform_words(x.size, seed, step) >= np.uint64(round(ratio * 2**32))
+    keep = uniform_words(x.size, seed, step) >= np.uint64(threshold(ratio))
     return np.asarray(x * (keep.reshape(x.shape) * x.dtype.type(1 / (1 - ratio))))
 
 
@@ -276,6 +276,6 @@ def dropout(
     share = 0.5 if ratio is None else float(ratio)
     if training is None or not bool(training) or share == 0:
         return x, np.ones(x.shape, bool)
-    keep = uniform_words(x.size, seed or 0, step) >= np.uint64(round(share * 2**32))
+    keep = uniform_words(x.size, seed or 0, step) >= np.uint64(threshold(share))
     keep = keep.reshape(x.shape)
     return x * (keep * x.dtype.type(1 / (1 - share))), keep
