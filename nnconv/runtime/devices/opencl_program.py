@@ -355,7 +355,7 @@ class _Frame:
             else:
                 kernel.set_arg(2 * number, memory)
             kernel.set_arg(2 * number + 1, np.int64(4 * start))
-        return kernel, (form.global_size(job.kernel),), (form.group,)
+        return kernel, (form.global_size(job.kernel),), (form.local_size(job.kernel),)
 
     def _address(self, operand: Operand) -> tuple[Any, int]:
         """A buffer and where in it, in units of four bytes as everywhere in lowering."""

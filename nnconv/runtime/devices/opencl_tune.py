@@ -41,7 +41,7 @@ class OpenCLTuner(Tuner):
                     bound.set_arg(2 * number, memory[operand.buffer])
                     bound.set_arg(2 * number + 1, np.int64(4 * operand.offset))
                 size = (place.form.global_size(kernel),)
-                ready.append((bound, size, (place.form.group,)))
+                ready.append((bound, size, (place.form.local_size(kernel),)))
             return min(_timed(queue, ready) for _ in range(1 + _RUNS))
 
 
