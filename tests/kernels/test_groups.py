@@ -1,4 +1,4 @@
-"""Kernels for graphics cards, on PoCL: products by way of shared memory against double precision."""
+"""Kernels for graphics cards, on PoCL: products of groups against double precision."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_pictures_are_convolved_where_they_lie(name: str, queue: Any) -> None:
 def spread(
     dy: Floats, weights: Floats, window: Window, size: tuple[int, int], groups: int
 ) -> Doubles:
-    """The gradient of a convolution by its picture: every product goes where its pixel came from."""
+    """The gradient of a picture: every product goes where its pixel came from."""
     n, m, oh, ow = dy.shape
     c = weights.shape[1] * groups
     room = [

@@ -12,7 +12,6 @@ end are read as 0, which is what `Element.inside` is for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,21 +34,6 @@ class Depth(NamedTuple):
     inside: tuple[Condition, ...]
 
 
-def decode(k: Printer, number: Index, extents: Sequence[int]) -> tuple[Index, ...]:
-    """The coordinates of a number in a box, the last one fastest; axes of size 1 cost nothing."""
-    found: list[Index] = []
-    axes = [axis for axis, extent in enumerate(extents) if extent > 1]
-    for axis in range(len(extents) - 1, -1, -1):
-        if axis not in axes:
-            found.append(Index())
-        elif axis == axes[0]:
-            found.append(k.index(number))
-        else:
-            found.append(k.remainder(number, extents[axis]))
-            number = k.quotient(number, extents[axis])
-    return tuple(reversed(found))
-
-
 def _exists(k: Printer, number: Index, count: int, step: int) -> tuple[Condition, ...]:
     """Whether a depth lies before the end; certain where whole steps make it up."""
     return (k.index_compare("lt", number, count),) if count % step else ()
@@ -67,7 +51,7 @@ def _by_tap(
     if taps > 1 and channels % step == 0:
         tap = k.quotient(base, channels)
         return tap, k.index(base + number - tap * channels)
-    tap, channel = decode(k, base + number, (taps, channels))
+    tap, channel = k.coordinates(base + number, (taps, channels))
     return tap, channel
 
 
@@ -154,9 +138,9 @@ class Pixels:
         number = _last(k, number, self.count, tile)
         group = item * (array.channels * array.block) + array.offset
         if self._flat:
-            image, pixel = decode(k, number, (array.batch, height * width))
+            image, pixel = k.coordinates(number, (array.batch, height * width))
             return _Pixel(k.index(image * array.image + pixel * array.column + group), pixel, pixel)
-        image, row, column = decode(k, number, (array.batch, height, width))
+        image, row, column = k.coordinates(number, (array.batch, height, width))
         (down, across), (top, left) = self.window.stride, self.window.pad
         if self.back:
             row, column = row + top, column + left
@@ -168,7 +152,7 @@ class Pixels:
         size = self.window.size
         inside = _exists(k, base + number, self.depth, step)
         tap, channel = _by_tap(k, base, number, (size[0] * size[1], self.array.channels), step)
-        down, across = decode(k, tap, size)
+        down, across = k.coordinates(tap, size)
         return Depth((down, across, channel), inside)
 
     def element(self, k: Printer, outer: _Pixel, inner: Depth) -> Element:
@@ -237,14 +221,14 @@ class Windows:
     def outer(self, k: Printer, item: Index, number: Index, tile: int) -> _Tap:
         array, window = self.array, self.window
         number = _last(k, number, self.count, tile)
-        channel, down, across = decode(k, number, (array.channels, *window.size))
+        channel, down, across = k.coordinates(number, (array.channels, *window.size))
         row = down * window.dilation[0] - window.pad[0]
         column = across * window.dilation[1] - window.pad[1]
         start = item * (array.channels * array.block) + channel * array.block + array.offset
         return _Tap(k.index(start), k.index(row), k.index(column))
 
     def inner(self, k: Printer, base: Index, number: Index, step: int) -> Depth:
-        place = decode(k, k.index(base + number), (self.array.batch, *self.extent))
+        place = k.coordinates(k.index(base + number), (self.array.batch, *self.extent))
         return Depth(place, _exists(k, base + number, self.depth, step))
 
     def element(self, k: Printer, outer: _Tap, inner: Depth) -> Element:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.functions import NONE, Activation
-from nnconv.runtime.kernels.groups_operands import Operand, decode
+from nnconv.runtime.kernels.groups_operands import Operand
 from nnconv.runtime.kernels.language import (
     Argument,
     Index,
@@ -110,7 +110,7 @@ class Goal:
 
     def column_at(self, k: Printer, n: Index, count: int) -> Index:
         """What n adds to an address, of `count` in all."""
-        image, column = decode(k, n, (count // self.columns, self.columns))
+        image, column = k.coordinates(n, (count // self.columns, self.columns))
         return k.index(image * self.image + column * self.column)
 
 

@@ -430,6 +430,20 @@ class Printer(ABC):
         form = Index.of(value)
         return form if len(form.terms) <= 1 else self.materialise(form)
 
+    def coordinates(self, number: Index, extents: Sequence[int]) -> tuple[Index, ...]:
+        """The place of a number in a box, the last axis fastest; axes of size 1 cost nothing."""
+        found: list[Index] = []
+        longer = [axis for axis, extent in enumerate(extents) if extent > 1]
+        for axis in range(len(extents) - 1, -1, -1):
+            if axis not in longer:
+                found.append(Index())
+            elif axis == longer[0]:
+                found.append(self.index(number))
+            else:
+                found.append(self.remainder(number, extents[axis]))
+                number = self.quotient(number, extents[axis])
+        return tuple(reversed(found))
+
     def within(self, index: Index, low: int, high: int) -> Condition:
         """low <= index < high as one condition."""
         return self.both(

@@ -79,7 +79,7 @@ def conv(node: Node, scope: Scope) -> Claim | None:
     window = _window(node, sizes, weights)
     if window is None:
         return None
-    nodes, residual, activation = _epilogue(node, scope)
+    nodes, residual, activation = epilogue(node, scope)
     alone = node.group == 1 and sizes[1] <= _PLAIN_CHANNELS and scope.natural(x) == 1
     lanes = 1 if alone else scope.width
     work = _Work(
@@ -103,7 +103,7 @@ def _window(node: Node, sizes: tuple[int, ...], weights: Data) -> Window | None:
     return Window(kernel, *pairs)
 
 
-def _epilogue(node: Node, scope: Scope) -> tuple[tuple[Node, ...], Value | None, Activation]:
+def epilogue(node: Node, scope: Scope) -> tuple[tuple[Node, ...], Value | None, Activation]:
     """What follows a convolution and can be done in it: (nodes, the value to add, activation)."""
     nodes, residual = [node], None
     add = scope.only_reader(node.output)
