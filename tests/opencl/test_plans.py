@@ -48,7 +48,7 @@ def test_one_executable_gives_the_cpu_devices_bits_at_every_size(
 ) -> None:
     x = pictures(*shape)
     got, wanted = executable(x), compile_model(small_net(), device="cpu")(x)
-    limit = 0.0 if same_kernels(place) else 1e-5 * np.abs(wanted).max()
+    limit = 0.0 if same_kernels(device.place) else 1e-5 * np.abs(wanted).max()
     assert np.abs(got - wanted).max() <= limit
 
 
@@ -126,7 +126,7 @@ def test_random_nets_give_the_cpu_devices_bits(place: Place, device: OpenCLDevic
     got = compile_model(model, device=device).run({"x": x})
     wanted = compile_model(model, device="cpu").run({"x": x})
     for name, array in wanted.items():
-        limit = 0.0 if same_kernels(place) else 1e-4 * np.abs(array).max()
+        limit = 0.0 if same_kernels(device.place) else 1e-4 * np.abs(array).max()
         np.testing.assert_allclose(got[name], array, rtol=0, atol=limit)
 
 

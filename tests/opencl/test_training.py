@@ -94,7 +94,7 @@ def test_steps_of_lenet_are_those_of_the_cpu_device(place: Place, device: OpenCL
     ]
     losses = [[trainer.step(batch).loss for trainer in trainers] for _ in range(3)]
     states = [trainer.executable.state for trainer in trainers]
-    limit = 0.0 if same_kernels(place) else 1e-4
+    limit = 0.0 if same_kernels(device.place) else 1e-4
     for ours, theirs in losses:
         assert abs(ours - theirs) <= limit * ours
     for name, array in states[0].items():

@@ -30,7 +30,13 @@ from nnconv.runtime.kernels.language import (
 from nnconv.runtime.kernels.target import Groups
 from nnconv.schemas.errors import InternalError
 
-_UNITS = 128  # of a large card: the groups that plans aim at; a constant, so that plans repeat
+# A large card, as plans see all cards: so they repeat
+_UNITS = 128
+_UNIT_LANES = 128  # multiply-adds a cycle
+_UNIT_ITEMS = 1024  # work-items at a time, with as many registers as blocks take
+_LOAD_CYCLES = 500  # from memory
+_GROUP_CYCLES = 1500  # before its first product and behind its last
+_LAUNCH_CYCLES = 4000  # of another kernel
 _LEAST_DEPTH = 128  # of a part of a split product
 _MOST_PARTS = 32
 
@@ -464,11 +470,13 @@ def every_product(
 ) -> Iterator[Product]:
     """Products with every block that fits, the rule's choice first."""
     whole = Product(a, b, goal, BLOCKS[-1], items, ending)
-    found = [replace(whole, block=block) for block in BLOCKS if block.fits(groups)]
-    found = [replace(product, parts=_parts(product)) for product in found]
-    if not found:
+    fitting = [replace(whole, block=block) for block in BLOCKS if block.fits(groups)]
+    if not fitting:
         raise InternalError(f"no block fits groups of {groups}")
-    yield from sorted(found, key=_cost)
+    found = [
+        min((product, replace(product, parts=_parts(product))), key=_cycles) for product in fitting
+    ]
+    yield from sorted(found, key=_cycles)
 
 
 def _parts(product: Product) -> int:
@@ -481,14 +489,17 @@ def _parts(product: Product) -> int:
     return -(-product._all_steps // steps)
 
 
-def _cost(product: Product) -> float:
-    """Rounds of groups on a card, by their work; small groups share a unit."""
+def _cycles(product: Product) -> float:
+    """Of a unit of a large card, counted: a step takes its multiply-adds, or the time of a load
+    where there are few; groups that are at a unit together wait together.
+    """
     block = product.block
-    at_once = _UNITS * max(1, 256 // block.items)
-    rounds = -(-math.prod(product.grid) // at_once)
-    work = block.rows * block.columns * (product.steps * block.depth + 32) / block.speed
-    extra = 3e4 if product.parts > 1 else 0.0  # another kernel
-    return rounds * max(1, 256 // block.items) * work + extra
+    mine = -(-math.prod(product.grid) // _UNITS)
+    together = max(1, _UNIT_ITEMS // block.items)
+    work = block.rows * block.columns * block.depth / _UNIT_LANES / block.speed
+    step = max(mine * work, -(-mine // together) * _LOAD_CYCLES)
+    extra = _LAUNCH_CYCLES if product.parts > 1 else 0
+    return product.steps * step + -(-mine // together) * _GROUP_CYCLES + extra
 
 
 def split_sum(product: Product) -> SplitSum:

@@ -6,6 +6,7 @@ and join what they have in a tree of fixed order: results depend on shapes alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,47 +22,91 @@ from nnconv.runtime.kernels.language import (
     Value,
 )
 
-_ROUNDS = 4  # elements of a work-item on their way together
+ROUNDS = 4  # elements of a work-item on their way together
+NEUTRAL = {"add": 0.0, "mul": 1.0, "max": -math.inf, "min": math.inf}
 
 
-def join(k: Printer, operation: str, values: Sequence[Value], name: str, width: int) -> list[Value]:
-    """What all `width` work-items of a group hold, joined: the same numbers for each of them.
+def item_count(length: int, most: int) -> int:
+    """Work-items for a sum of `length` elements: a power of two."""
+    return min(1 << (max(1, length) - 1).bit_length(), most)
 
-    `name` is an array of the group, of `width` elements for each value; all work-items come here.
+
+def join(k: Printer, operation: str, values: Sequence[Value], name: str) -> list[Value]:
+    """What the work-items of a group hold, joined along the first axis of the group: the same
+    numbers for all of them. That axis is a power of two long.
+
+    `name` is an array of the group, as large as the group for each value; all work-items come here.
     """
-    (me,) = k.local_ids
+    down, across = (*k.kernel.local, 1)[:2]
+    first, *rest = k.local_ids
+    beside = rest[0] if rest else Index()
+    me = k.index(first * across + beside)
     for number, value in enumerate(values):
-        k.store(name, me + number * width, value)
-    half = width // 2
+        k.store(name, me + number * down * across, value)
+    half = down // 2
     while half:
         k.barrier()
-        with k.when(k.index_compare("lt", me, half)):
+        with k.when(k.index_compare("lt", first, half)):
             for number in range(len(values)):
-                at = k.index(me + number * width)
-                both = k.combine2(operation, k.load(name, at), k.load(name, at + half))
-                k.store(name, at, both)
+                at = k.index(me + number * down * across)
+                other = k.load(name, at + half * across)
+                k.store(name, at, k.combine2(operation, k.load(name, at), other))
         half //= 2
     k.barrier()
-    return [k.load(name, number * width) for number in range(len(values))]
+    joined = [k.load(name, beside + number * down * across) for number in range(len(values))]
+    k.barrier()  # the array may be used again
+    return joined
 
 
 def stride_over(
-    k: Printer, count: int, width: int, body: Callable[[int, Index, Condition | None], None]
+    k: Printer,
+    count: int,
+    body: Callable[[int, Index, Condition | None], None],
+    below: Index | int | None = None,
 ) -> None:
     """Call `body(which, number, inside)` for the numbers below `count` that are this work-item's,
-    `which` of some independent sums; a number with a condition may lie past the end.
+    `which` of some independent sums; a number with a condition may lie past the end, which is
+    `below` where that is known at run time only.
     """
-    (me,) = k.local_ids
-    turns, rest = divmod(count, width * _ROUNDS)
+    me, width = k.local_ids[0], k.kernel.local[0]
+    end = count if below is None else below
+    turns, rest = divmod(count, width * ROUNDS)
+
+    def visit(which: int, number: Index, whole: bool) -> None:
+        certain = whole and below is None
+        body(which, number, None if certain else k.index_compare("lt", number, end))
+
     if turns:
         with k.loop(turns, name="turn") as turn:
-            for which in range(_ROUNDS):
-                body(which, k.index(turn * (width * _ROUNDS) + me + which * width), None)
-    start = turns * width * _ROUNDS
+            for which in range(ROUNDS):
+                at = k.index(turn * (width * ROUNDS) + me + which * width)
+                visit(which, at, whole=True)
+    start = turns * width * ROUNDS
     for which in range(-(-rest // width)):
         number = k.index(me + (start + which * width))
-        whole = rest >= (which + 1) * width
-        body(which, number, None if whole else k.index_compare("lt", number, count))
+        visit(which, number, whole=rest >= (which + 1) * width)
+
+
+def fold(
+    k: Printer,
+    operation: str,
+    count: int,
+    element: Callable[[Index], Value],
+    name: str,
+    below: Index | int | None = None,
+) -> Value:
+    """`count` elements joined by a group: the same number for all of its work-items."""
+    neutral = k.constant(NEUTRAL[operation])
+    sums = [k.register(neutral, "part") for _ in range(ROUNDS)]
+
+    def add(which: int, number: Index, inside: Condition | None) -> None:
+        with k.loop(1) if inside is None else k.when(inside):
+            sums[which].value = k.combine2(operation, sums[which].value, element(number))
+
+    stride_over(k, count, add, below)
+    a, b, c, d = (each.value for each in sums)
+    mine = k.combine2(operation, k.combine2(operation, a, b), k.combine2(operation, c, d))
+    return join(k, operation, [mine], name)[0]
 
 
 @dataclass(frozen=True)
@@ -116,7 +161,7 @@ class FewRows(Kernel):
     def describe(self, k: Printer) -> None:
         (n,), (me,) = k.ids, k.local_ids
         sums = [
-            [k.register(k.constant(0.0), "sum") for _ in range(_ROUNDS)] for _ in range(self.rows)
+            [k.register(k.constant(0.0), "sum") for _ in range(ROUNDS)] for _ in range(self.rows)
         ]
         start = k.index(n * self.b_row)
 
@@ -127,9 +172,9 @@ class FewRows(Kernel):
                     a = k.scalar("a", d + m * self.a_row)
                     line[which].value = k.fma(a, b, line[which].value)
 
-        stride_over(k, self.depth, self.width, add)
+        stride_over(k, self.depth, add)
         parts = [k.sum([each.value for each in line]) for line in sums]
-        totals = join(k, "add", parts, "sums", self.width)
+        totals = join(k, "add", parts, "sums")
         with k.when(k.index_compare("eq", me, 0)):
             store = finisher(k, self.goal, self.ending, Index(), n, self.columns)
             for m, total in enumerate(totals):

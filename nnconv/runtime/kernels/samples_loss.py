@@ -24,7 +24,7 @@ from nnconv.runtime.kernels.language import (
 )
 from nnconv.runtime.kernels.samples import Cut
 
-_FLOOR = 87.33654475  # -log(FLT_MIN), beyond which Caffe's loss does not grow
+FLOOR = 87.33654475  # -log(FLT_MIN), beyond which Caffe's loss does not grow
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class SampleLoss(_OverLabels):
             score = k.load("x", self.x.at(group, c, row, column))
             mine = self._is_class(k, label, c)
             chosen.value = k.select(mine, score - largest, chosen.value)
-        loss = k.min(_FLOOR, log(k, total) - chosen.value)
+        loss = k.min(FLOOR, log(k, total) - chosen.value)
         at = group * (self.x.pixels * self.lanes) + (row * self.x.width + column) * self.lanes
         k.store("y", at, self._counted(k, label, loss, count))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnconv.runtime.kernels.groups_loss import GroupLabelCount
+from nnconv.runtime.kernels.groups_vector import item_count
 from nnconv.runtime.kernels.samples_conv import SampleSum
 from nnconv.runtime.kernels.samples_loss import LabelCount, LossTotal, SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
@@ -15,6 +17,7 @@ from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Operand, Place, dense_array, is_float
 
 if TYPE_CHECKING:
+    from nnconv.runtime.kernels.language import Kernel
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
@@ -78,7 +81,7 @@ def _without_gaps(builder: Builder, source: Place, y: Value) -> str:
 
 @lowers("nnconv.SoftmaxWithLoss")
 def softmax_loss(node: Node, scope: Scope) -> Claim | None:
-    found = _loss(node, scope)
+    found = loss_operands(node, scope)
     if found is None:
         return None
     x, label, labels = found
@@ -86,13 +89,13 @@ def softmax_loss(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(node.output)
-        target = _labels(builder, label)
+        target = labels_of(builder, label)
         array = source.view
         parts = builder.buffer(array.batch * array.pixels * array.lanes)
         kernel = SampleLoss(array, sizes(x)[0], labels, node.ignore_label)
         builder.job(kernel, source, target, parts)
         total = LossTotal(parts.size, scope.width)
-        builder.job(total, parts, _divisor(builder, node, x, label, labels), made)
+        builder.job(total, parts, divisor_of(builder, node, x, label, labels), made)
         return "sample softmax loss"
 
     reads = (Read(x, lanes), *plain_reads((label,) if labels == "f32" else (), scope))
@@ -101,7 +104,7 @@ def softmax_loss(node: Node, scope: Scope) -> Claim | None:
 
 @lowers("nnconv.SoftmaxWithLossGrad")
 def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
-    found, dy = _loss(node, scope), node.required(2)
+    found, dy = loss_operands(node, scope), node.required(2)
     if found is None or not is_float(dy) or math.prod(sizes(dy)) != 1:
         return None
     x, label, labels = found
@@ -109,9 +112,9 @@ def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(node.output)
-        divisor = _divisor(builder, node, x, label, labels)
+        divisor = divisor_of(builder, node, x, label, labels)
         kernel = SampleLossGrad(source.view, sizes(x)[0], labels, node.ignore_label, made.view)
-        operands = (source, _labels(builder, label), plain(builder, dy), divisor, made)
+        operands = (source, labels_of(builder, label), plain(builder, dy), divisor, made)
         builder.job(kernel, *operands)
         return "sample softmax loss gradient"
 
@@ -119,7 +122,7 @@ def softmax_loss_grad(node: Node, scope: Scope) -> Claim | None:
     return Claim((node,), (Read(x, lanes), *plain_reads(others, scope)), node.output, lanes, emit)
 
 
-def _loss(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
+def loss_operands(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
     """(scores, labels, the labels' type), where classes are the axis behind the samples."""
     x, label = node.required(0), node.required(1)
     if not is_float(x) or not 2 <= len(sizes(x)) <= 4 or node.axis % len(sizes(x)) != 1:
@@ -131,18 +134,21 @@ def _loss(node: Node, scope: Scope) -> tuple[Value, Value, str] | None:
     return x, label, labels
 
 
-def _labels(builder: Builder, label: Value) -> Place | Operand:
+def labels_of(builder: Builder, label: Value) -> Place | Operand:
     return plain(builder, label) if is_float(label) else Operand(builder.host(label))
 
 
-def _divisor(builder: Builder, node: Node, x: Value, label: Value, labels: str) -> Place | Buffer:
+def divisor_of(builder: Builder, node: Node, x: Value, label: Value, labels: str) -> Place | Buffer:
     """What the sum is divided by, as a number in memory (loss_layer.cpp, GetNormalizer)."""
     shape = sizes(x)
     full = shape[0] * math.prod(shape[2:])
     if node.normalization == "VALID" and node.ignore_label is not None:
         made = builder.buffer(1)
-        kernel = LabelCount(full, node.ignore_label, builder.scope.width, labels)
-        builder.job(kernel, _labels(builder, label), made)
+        kernel: Kernel = LabelCount(full, node.ignore_label, builder.scope.width, labels)
+        if groups := builder.target.groups:
+            width = item_count(full, groups.items)
+            kernel = GroupLabelCount(full, node.ignore_label, width, labels)
+        builder.job(kernel, labels_of(builder, label), made)
         return made
     number = {"FULL": full, "VALID": full, "BATCH_SIZE": shape[0], "NONE": 1}[node.normalization]
     data = np.full(1, max(1, number), np.float32)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
 _GRADIENTS = {"MaxPool": "nnconv.MaxPoolGrad", "nnconv.Pool": "nnconv.PoolGrad"}
-_FORWARD = {gradient: op for op, gradient in _GRADIENTS.items()}
+FORWARD = {gradient: op for op, gradient in _GRADIENTS.items()}
 
 
 def pool_window(node: Node, x: Value, y: Value) -> tuple[Window, tuple[int, int]] | None:
@@ -48,14 +48,14 @@ def pool_window(node: Node, x: Value, y: Value) -> tuple[Window, tuple[int, int]
 
 def remembered(pool: Node) -> bool:
     """Whether a node pools by maximum and its gradient is wanted too."""
-    if pool.op not in _GRADIENTS or len(pool.outputs) > 1 or not _is_maximum(pool):
+    if pool.op not in _GRADIENTS or len(pool.outputs) > 1 or not is_maximum(pool):
         return False
     if pool_window(pool, pool.required(0), pool.output) is None:
         return False
     return any(pools_like(reader, pool) for reader in pool.required(0).consumers)
 
 
-def _is_maximum(node: Node) -> bool:
+def is_maximum(node: Node) -> bool:
     return node.op in ("MaxPool", "nnconv.MaxPoolGrad") or bool(node.mode == "MAX")
 
 
@@ -96,9 +96,9 @@ def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
     """By what the forward pool remembers; without one in the graph, the reference kernel's."""
     x, dy, lanes = node.required(0), node.required(1), -scope.width
     found = pool_window(node, x, dy)
-    if found is None or not is_float(x) or not _is_maximum(node):
+    if found is None or not is_float(x) or not is_maximum(node):
         return average_pool_grad(node, scope) if node.op == "nnconv.PoolGrad" else None
-    pools = [r for r in x.consumers if r.op == _FORWARD[node.op] and pools_like(node, r)]
+    pools = [r for r in x.consumers if r.op == FORWARD[node.op] and pools_like(node, r)]
     pool = next((r for r in pools if r in scope.taken and scope.natural(r.output) < 0), None)
     if pool is None:
         return None
@@ -117,7 +117,7 @@ def average_pool_grad(node: Node, scope: Scope) -> Claim | None:
     """The gradient of either average; Caffe's divides by what lies inside the padded image."""
     dy = node.required(1 if node.op == "nnconv.PoolGrad" else 0)
     found = pool_window(node, node.output, dy)
-    if found is None or (node.op == "nnconv.PoolGrad" and _is_maximum(node)):
+    if found is None or (node.op == "nnconv.PoolGrad" and is_maximum(node)):
         return None
     lanes, padded = -scope.width, node.op == "nnconv.PoolGrad" or bool(node.count_include_pad)
 

@@ -17,43 +17,46 @@ if TYPE_CHECKING:
 _MOST_ELEMENTS = (1 << 31) - 1  # of a window: kernels count them in 32 bits
 
 
-@lowers("MaxPool", "AveragePool")
+Pooling = tuple[Window, bool, bool, tuple[int, int]]
+"""Windows, whether their mean is taken, whether it counts padding, and the padding behind."""
+
+
+@lowers("MaxPool", "AveragePool", "nnconv.Pool")
 def pool(node: Node, scope: Scope) -> Claim | None:
-    if len(node.outputs) > 1:
+    found, lanes = pooling(node), scope.lanewise(node.required(0))
+    if found is None:
         return None
-    average = node.op == "AveragePool"
-    return _windows(node, scope, average, bool(average and node.count_include_pad), node.auto_pad)
+
+    def emit(builder: Builder) -> str:
+        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
+        kernel = Pool(source.view, made.view, *found)
+        builder.job(kernel, source, made)
+        return "average pool" if kernel.average else "max pool"
+
+    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
 
 
-@lowers("nnconv.Pool")
-def caffe_pool(node: Node, scope: Scope) -> Claim | None:
-    """Caffe's pooling; an average divides by what lies inside the padded image."""
-    return _windows(node, scope, node.mode == "AVE", True, "NOTSET")
-
-
-def _windows(
-    node: Node, scope: Scope, average: bool, include_pad: bool, auto_pad: str
-) -> Claim | None:
-    x, y, lanes = image(node.required(0)), image(node.output), scope.lanewise(node.required(0))
-    if x is None or y is None:
+def pooling(node: Node) -> Pooling | None:
+    """What a pool computes; None where kernels do not follow. Caffe's average divides by what lies
+    inside the padded image.
+    """
+    x, y = image(node.required(0)), image(node.output)
+    if x is None or y is None or len(node.outputs) > 1:
         return None
-    dilations = None if node.op == "nnconv.Pool" else node.dilations
-    where = geometry(x[2:], node.kernel_shape, node.strides, node.pads, dilations, auto_pad)
+    caffe = node.op == "nnconv.Pool"
+    average = node.mode == "AVE" if caffe else node.op == "AveragePool"
+    include_pad = caffe or bool(average and node.count_include_pad)
+    where = geometry(
+        x[2:], node.kernel_shape, node.strides, node.pads, None if caffe else node.dilations,
+        "NOTSET" if caffe else node.auto_pad,
+    )  # fmt: skip
     pairs = ((int(a), int(b)) for a, b in where[:4])
     window = Window(*pairs)
     if math.prod(window.size) > _MOST_ELEMENTS:
         return None
     if min(*where.begins, *where.ends) < 0 or any_empty(window, x, y):
         return None
-    ends = (int(where.ends[0]), int(where.ends[1]))
-
-    def emit(builder: Builder) -> str:
-        source, made = builder.read(node.required(0), lanes), builder.write(node.output)
-        kernel = Pool(source.view, made.view, window, average, include_pad, ends)
-        builder.job(kernel, source, made)
-        return "average pool" if average else "max pool"
-
-    return Claim((node,), (Read(node.required(0), lanes),), node.output, lanes, emit)
+    return window, average, include_pad, (int(where.ends[0]), int(where.ends[1]))
 
 
 @lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
