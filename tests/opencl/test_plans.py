@@ -44,7 +44,7 @@ def same_kernels(place: Place) -> bool:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_one_executable_gives_the_cpu_devices_bits_at_every_size(
-    executable: Executable, place: Place, shape: tuple[int, ...]
+    executable: Executable, device: OpenCLDevice, shape: tuple[int, ...]
 ) -> None:
     x = pictures(*shape)
     got, wanted = executable(x), compile_model(small_net(), device="cpu")(x)
@@ -121,7 +121,7 @@ def test_what_no_kernel_claims_runs_on_the_host_and_is_listed(device: OpenCLDevi
     assert moves == (0 if device.place.walks else 2)
 
 
-def test_random_nets_give_the_cpu_devices_bits(place: Place, device: OpenCLDevice) -> None:
+def test_random_nets_give_the_cpu_devices_bits(device: OpenCLDevice) -> None:
     model, x = random_model(11)
     got = compile_model(model, device=device).run({"x": x})
     wanted = compile_model(model, device="cpu").run({"x": x})
