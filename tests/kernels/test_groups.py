@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from nnconv.runtime.devices import jit
 from nnconv.runtime.kernels.arrays import Array, Matrix
@@ -22,41 +21,14 @@ from nnconv.runtime.kernels.groups_product import (
     every_product,
     split_sum,
 )
-from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.llvm import LLVMPrinter
-from nnconv.runtime.kernels.opencl import Form, opencl_text
-from nnconv.runtime.kernels.target import Groups, Target
+from nnconv.runtime.kernels.target import Groups
 from nnconv.schemas.errors import InternalError
+from tests.kernels.cards import queue, run
 from tests.kernels.harness import Doubles, Floats, close, convolve, random
 
-CARD = Target(lanes=1, fma=True, groups=Groups())
+__all__ = ["queue"]
 SMALL = Block(8, 32, 16, 4, 4, 1.0)
-FORM = Form(group=64, packed=True)
-
-
-@pytest.fixture(scope="module")
-def queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POCL_CACHE_DIR", str(tmp_path_factory.mktemp("pocl")))
-        import pyopencl as cl
-
-        devices = [d for p in cl.get_platforms() for d in p.get_devices()]
-        yield cl.CommandQueue(cl.Context(devices[:1]))
-
-
-def run(queue: Any, kernel: Kernel, *buffers: NDArray[Any]) -> None:
-    """All of them are read, those that the kernel writes are brought back."""
-    import pyopencl as cl
-
-    text = opencl_text(kernel, CARD, FORM)
-    program = cl.Program(queue.context, text).build(cache_dir=False)
-    flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-    memories = [cl.Buffer(queue.context, flags, hostbuf=each) for each in buffers]
-    sizes = (FORM.global_size(kernel),), (FORM.local_size(kernel),)
-    getattr(program, kernel.name)(queue, *sizes, *memories)
-    for argument, memory, each in zip(kernel.arguments, memories, buffers, strict=True):
-        if argument.written:
-            cl.enqueue_copy(queue, each, memory)
 
 
 def compute(queue: Any, product: Product, size: int, *given: Floats) -> Floats:
