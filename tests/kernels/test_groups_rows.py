@@ -71,7 +71,7 @@ def test_products_of_few_rows_are_sums_of_groups(rows: int, depth: int, queue: A
     close(y, np.maximum(2 * (a.astype(np.float64) @ b.T) + bias, 0))
 
 
-@pytest.mark.parametrize(("operation", "local"), zip(FOLDS, cycle(LOCALS), strict=False))
+@pytest.mark.parametrize(("operation", "local"), list(zip(FOLDS, cycle(LOCALS), strict=False)))
 def test_reductions_fold_any_axes(operation: str, local: tuple[int, int], queue: Any) -> None:
     x = np.abs(random((6, 50, 7), 1)) + 0.5
     fold, y = FOLDS[operation], nothing(50)

@@ -28,6 +28,7 @@ _HOW = (
 )
 _GROUP = 64  # work-items in a work-group of a graphics card: one or two of its vectors
 _MOST_ITEMS = 256  # of kernels that share memory: what all vendors' cards take
+_LEAST_ITEMS = 16
 _REGISTERS = {16: 32, 8: 16, 4: 16}  # vector registers by lanes, as on the cpu device
 _MEMORY = ("MEM_OBJECT_ALLOCATION_FAILURE", "OUT_OF_RESOURCES", "OUT_OF_HOST_MEMORY")
 
@@ -162,6 +163,15 @@ class Place:
     def name(self) -> str:
         return self.found.name
 
+    def shrink(self) -> bool:
+        """Have smaller groups from here on; False where they are as small as can be."""
+        groups = self.target.groups
+        if groups is None or groups.items <= _LEAST_ITEMS:
+            return False
+        smaller = replace(groups, items=groups.items // 2)
+        self.target = replace(self.target, groups=smaller)
+        return True
+
     @property
     def shares_memory(self) -> bool:
         """Whether the device computes on the host's own memory."""
@@ -207,8 +217,9 @@ def _target(found: Found) -> Target:
 
 
 def groups_of(device: Any) -> Groups:
-    """What a device's work-groups may be."""
-    return Groups(min(device.max_work_group_size, _MOST_ITEMS), device.local_mem_size)
+    """What a device's work-groups may be: a power of two of work-items, for sums in trees."""
+    most = min(device.max_work_group_size, _MOST_ITEMS)
+    return Groups(1 << (most.bit_length() - 1), device.local_mem_size)
 
 
 def as_card(place: Place) -> Place:

@@ -238,6 +238,8 @@ class OpenCLProgram:
         self.place = place
         self.peak_bytes = 4 * lowered.arena + sum(self.script.slot_bytes.values())
         jobs = [j for a in self.script.actions if isinstance(a, Launch) for j in a.jobs]
+        for job in jobs:
+            check_reach(job)
         self.built = build_all(place, (job.kernel for job in jobs))
         with translated(place.found, "storing parameters"):
             self.stored = _stored(place, jobs, shared)
@@ -305,6 +307,15 @@ def _check_size(place: Place, size: int, what: str) -> None:
         raise UnsupportedError(
             f"{what} of {_mib(size)} do not fit a buffer of {place.name}, which holds {_mib(most)}",
             hint="take a smaller batch or picture, or use --device cpu",
+        )
+
+
+def check_reach(job: KernelJob) -> None:
+    """Kernels count elements in 32 bits, from where a value starts."""
+    if any(operand.buffer.size >= 1 << 31 for operand in job.operands):
+        raise UnsupportedError(
+            f"kernel {job.kernel.name}: a value of more than 2^31 elements",
+            hint="OpenCL kernels index with 32 bits: choose a smaller batch",
         )
 
 

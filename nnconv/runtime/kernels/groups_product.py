@@ -287,6 +287,7 @@ class Product(Kernel):
         row, column = k.local_ids
         first = k.index(current * (block.depth * wide) + row * block.down)
         second = k.index(current * (block.depth * narrow) + column)
+        k.unroll()
         with k.loop(block.depth, name="d") as d:
             down = [
                 k.part(quad, lane, 1)

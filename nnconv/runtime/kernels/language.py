@@ -577,6 +577,10 @@ class Printer(ABC):
     ) -> AbstractContextManager[Index]: ...
     @abstractmethod
     def when(self, condition: Condition) -> AbstractContextManager[None]: ...
+    def unroll(self) -> None:
+        """Ask the compiler to unroll the loop that comes next, in kernels that work in groups."""
+        raise InternalError(f"kernel {self.kernel.name} does not work in groups")
+
     def barrier(self) -> None:
         """All work-items of a group wait for each other, and see what was stored to its arrays."""
         raise InternalError(f"kernel {self.kernel.name} does not work in groups")

@@ -107,6 +107,11 @@ class OpenCLPrinter(Printer):
         super().__init__(kernel, target)
         self._depth = 1
         self._form = form
+        if form.global_size(kernel) >= 1 << 31:
+            raise UnsupportedError(
+                f"kernel {kernel.name}: more than 2^31 work-items",
+                hint="OpenCL kernels index with 32 bits: choose a smaller batch",
+            )
         self.types: dict[str, str] = {}  # declarations of packed vectors, by name
         if form.offsets:
             for argument in kernel.arguments:
@@ -338,6 +343,10 @@ class OpenCLPrinter(Printer):
 
     def barrier(self) -> None:
         self.emit("barrier(CLK_LOCAL_MEM_FENCE);")
+
+    def unroll(self) -> None:
+        if not self._form.packed:  # PoCL gains nothing, and compiles for long
+            self.lines.append("#pragma unroll")
 
     @contextmanager
     def print_loop(self, start: Index, stop: Index, step: int, name: str) -> Iterator[Index]:
