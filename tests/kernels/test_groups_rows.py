@@ -199,7 +199,7 @@ def test_lrn_of_neighbouring_channels(size: int, queue: Any) -> None:
     array = Array.dense(*x.shape)
     for beta in (0.75, 0.6):
         run(queue, ElementLRN(array, array, size, 0.5, beta, 2.0), x, y)
-        close(y, np.float64(lrn(x, size=size, alpha=0.5, beta=beta, bias=2.0)))
+        close(y, lrn(x, size=size, alpha=0.5, beta=beta, bias=2.0).astype(np.float64))
 
 
 @pytest.mark.parametrize("groups", [2, 6])

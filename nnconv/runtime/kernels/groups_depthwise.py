@@ -87,8 +87,8 @@ class GroupwiseConv(Kernel):
                 add(c, kh, kw)
         else:
             for number in range(self.inputs * size[0] * size[1]):
-                c, tap = divmod(number, size[0] * size[1])
-                add(*(Index((), n) for n in (c, *divmod(tap, size[1]))))
+                which, tap = divmod(number, size[0] * size[1])
+                add(*(Index((), n) for n in (which, *divmod(tap, size[1]))))
         value = total.value
         if self.bias:
             value = value + k.scalar("bias", channel)

@@ -80,11 +80,11 @@ class ElementPool(_ByElement):
         which = k.register(k.constant(-1.0), "which")
         (low, high), (left, right) = spans
         with k.loop(high, start=low, name="kh") as kh, k.loop(right, start=left, name="kw") as kw:
-            y, x = (
+            down, across = (
                 first + tap * step
                 for first, tap, step in zip(corner, (kh, kw), self.window.dilation, strict=True)
             )
-            value = k.scalar("x", self.x.at(image, channel, y, x))
+            value = k.scalar("x", self.x.at(image, channel, down, across))
             if self.index:
                 number = k.cast(k.index_value(kh * self.window.size[1] + kw, I32), F32)
                 loses = k.both(k.negate(value > best.value), k.negate(which.value < 0.0))
@@ -97,7 +97,8 @@ class ElementPool(_ByElement):
             result = result / self._cells(k, corner, spans)
         k.store("y", self.y.at(image, channel, row, column), result)
         if self.index:
-            dense = Array.dense(*self.grid)
+            y = self.y
+            dense = Array.dense(y.batch, y.channels, y.height, y.width)
             k.store("index", dense.at(image, channel, row, column), which.value)
 
     def _inside(self, k: Printer, axis: int, first: Index) -> Taps:
