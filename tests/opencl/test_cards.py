@@ -116,3 +116,48 @@ def test_dense_layers_of_all_heights(card: Place, rows: int, stored: bool, trans
     (got,) = compile_model(Model(graph=graph), device=OpenCLDevice(card)).run(inputs).values()
     wanted = np.maximum(0.5 * (a.astype(np.float64) @ (b.T if transposed else b)) + c, 0)
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_concatenations_of_pictures_are_written_in_place(card: Place) -> None:
+    graph = Graph("fire")
+    x = graph.add_input("x", DType.FLOAT32, SHAPE)
+    random = np.random.default_rng(3)
+    members = []
+    for channels, size in ((5, 1), (3, 3)):
+        weights = random.standard_normal((channels, 3, size, size)).astype(np.float32)
+        w = graph.add_parameter(f"w{size}", weights.shape, weights)
+        members.append(graph.emit("Relu", graph.emit("Conv", x, w, pads=(size // 2,) * 4)))
+    members.append(graph.emit("MaxPool", x, kernel_shape=(1, 1), strides=(1, 1)))
+    joined = graph.emit("Concat", *members, axis=1)
+    graph.outputs = [graph.emit("Softmax", joined, axis=1), members[0]]
+    model = Model(graph=graph)
+    executable = compile_model(model, device=OpenCLDevice(card))
+    given = {"x": pictures(*SHAPE)}
+    wanted = compile_model(model, device="reference").run(given)
+    for name, got in executable.run(given).items():
+        assert np.abs(got - wanted[name]).max() <= 1e-5 * np.abs(wanted[name]).max()
+    kinds = [step.kernel for step in executable.plan({"x": SHAPE}).steps]
+    assert "opencl:concat in place" in kinds
+
+
+@pytest.mark.parametrize("op", ["Conv", "nnconv.ConvGradData"])
+def test_many_weights_that_change_are_turned_before_they_are_read(card: Place, op: str) -> None:
+    random = np.random.default_rng(4)
+    shapes = {"Conv": (2, 64, 5, 6), "nnconv.ConvGradData": (2, 128, 5, 6)}
+    given = {
+        "x": random.standard_normal(shapes[op]).astype(np.float32),
+        "w": random.standard_normal((128, 64, 3, 3)).astype(np.float32),
+    }
+    graph = Graph("changing")
+    values = [graph.add_input(name, DType.FLOAT32, a.shape) for name, a in given.items()]
+    if op != "Conv":
+        size = np.array((2, 64, 5, 6), np.int64)
+        values.append(graph.constant(size, DType.INT64))
+    graph.outputs = [graph.emit(op, *values, pads=(1, 1, 1, 1), kernel_shape=(3, 3))]
+    model = Model(graph=graph)
+    executable = compile_model(model, device=OpenCLDevice(card))
+    (got,) = executable.run(given).values()
+    (wanted,) = compile_model(model, device="reference").run(given).values()
+    assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    plan = executable.plan({name: array.shape for name, array in given.items()})
+    assert plan.facts["kernels"] > 1 and not plan.facts["host_steps"]

@@ -11,7 +11,8 @@ parts are added up in order by `SplitSum`, so results depend on shapes alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -80,11 +81,11 @@ _APART = 4  # elements between rows of a tile that is stored across: other banks
 # The work of an output falls with the block's sides; small ones fill a card with small products.
 BLOCKS = (
     Block(128, 128, 8, 8, 8, 1.0),
-    Block(64, 128, 8, 4, 8, 0.85),
-    Block(128, 64, 8, 8, 4, 0.85),
-    Block(64, 64, 16, 4, 4, 0.7),
-    Block(32, 128, 16, 4, 4, 0.6),
-    Block(128, 32, 16, 4, 4, 0.6),
+    Block(64, 128, 8, 8, 4, 0.9),
+    Block(128, 64, 8, 8, 4, 0.9),
+    Block(64, 64, 16, 8, 4, 0.8),
+    Block(32, 128, 8, 8, 4, 0.7),
+    Block(128, 32, 8, 8, 4, 0.7),
     Block(32, 64, 16, 4, 4, 0.5),
     Block(32, 32, 16, 4, 4, 0.35),
     Block(16, 64, 16, 4, 4, 0.3),
@@ -134,22 +135,73 @@ class Ending:
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        bias = (Argument("bias", aliased=True),) if self.bias else ()
-        return (*bias, *((Argument("residual", aliased=True),) if self.residual else ()))
+        bias = (Argument("bias"),) if self.bias else ()
+        return (*bias, *((Argument("residual"),) if self.residual else ()))
 
-    def apply(self, k: Printer, total: Value, place: tuple[Index, Index, Index], beside: Index
-    ) -> Value:  # fmt: skip
-        """`place` is item, row, column; `beside` the residual's element."""
+    def apply(self, k: Printer, total: Value, bias: Value | None, residual: Value | None) -> Value:
         value = total if self.scale == 1 else total * self.scale
-        if self.bias:
-            at = Index()
-            for index, step in zip(place, self.bias, strict=True):
-                at = at + index * step
-            bias = k.scalar("bias", at)
+        if bias is not None:
             value = value + (bias if self.bias_scale == 1 else bias * self.bias_scale)
-        if self.residual:
-            value = value + k.scalar("residual", beside)
-        return self.activation(k, value)
+        return self.activation(k, value if residual is None else value + residual)
+
+
+class Finisher:
+    """What ends sums and stores them, column by column, for some rows of an item.
+
+    All that is read comes before what is written, and a bias that rows share is read but once: a
+    card waits hundreds of cycles for each read that it cannot start early.
+    """
+
+    def __init__(
+        self, k: Printer, goal: Goal, ending: Ending, item: Index, size: tuple[int, int],
+        rows: Sequence[Index], tile: int = 1,
+    ) -> None:  # fmt: skip
+        self._k, self._goal, self._ending, self._item = k, goal, ending, item
+        self._size, self._rows, self._tile = size, rows, tile
+        # rows past the end are read as the last one, and not stored
+        self._read = [_last(k, m, size[0], tile) for m in rows]
+        self._bias: list[Value] | None = None
+        if ending.bias and ending.bias[2] == 0:
+            self._bias = [self._bias_at(m, Index()) for m in self._read]
+
+    def _bias_at(self, m: Index, n: Index) -> Value:
+        assert self._ending.bias is not None
+        item, row, column = self._ending.bias
+        return self._k.scalar("bias", self._item * item + m * row + n * column)
+
+    def column(self, n: Index, totals: Sequence[Value]) -> None:
+        k, goal, ending = self._k, self._goal, self._ending
+        at = k.index(self._item * goal.item + goal.column_at(k, n, self._size[1]))
+        biases, residuals = self._biases(n), self._residuals(n)
+        for m, total, bias, residual in zip(self._rows, totals, biases, residuals, strict=True):
+            with existing(k, m, self._size[0], self._tile):
+                k.store("y", at + m * goal.row, ending.apply(k, total, bias, residual))
+
+    def _biases(self, n: Index) -> Sequence[Value | None]:
+        steps = self._ending.bias
+        if steps is None:
+            return [None] * len(self._rows)
+        if self._bias is not None:
+            return self._bias
+        if steps[1] == 0:
+            return [self._bias_at(Index(), n)] * len(self._rows)
+        return [self._bias_at(m, n) for m in self._read]
+
+    def _residuals(self, n: Index) -> Sequence[Value | None]:
+        k, other = self._k, self._ending.residual
+        if other is None:
+            return [None] * len(self._rows)
+        at = k.index(self._item * other.item + other.column_at(k, n, self._size[1]))
+        return [k.scalar("residual", at + m * other.row) for m in self._read]
+
+
+def _last(k: Printer, number: Index, count: int, tile: int) -> Index:
+    return k.smaller(number, count - 1) if count % tile else number
+
+
+def existing(k: Printer, number: Index, count: int, tile: int) -> AbstractContextManager[Any]:
+    """Where tiles hang over, only what exists."""
+    return k.when(k.index_compare("lt", number, count)) if count % tile else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -308,50 +360,30 @@ class Product(Kernel):
         sums: list[list[Register]],
     ) -> None:  # fmt: skip
         block, (row, column) = self.block, k.local_ids
-        m = k.index(corner[0] + row * block.down)
+        first = k.index(corner[0] + row * block.down)
+        rows = [first + i for i in range(block.down)]
+        write = self._writer(k, item, part, rows)
         for j in range(block.across):
             n = k.index(corner[1] + column + j * block.local[1])
-            with _if(k, n, self.columns, block.columns):
-                write = self._writer(k, item, part, n)
-                for i, line in enumerate(sums):
-                    with _if(k, m + i, self.rows, block.rows):
-                        write(m + i, line[j].value)
+            with existing(k, n, self.columns, block.columns):
+                write(n, [line[j].value for line in sums])
 
     def _writer(
-        self, k: Printer, item: Index, part: Index, n: Index
-    ) -> Callable[[Index, Value], None]:
-        """Stores of a column's elements by their rows."""
-        if self.parts > 1:
-            start = k.index((part * self.items + item) * (self.rows * self.columns) + n)
+        self, k: Printer, item: Index, part: Index, rows: Sequence[Index]
+    ) -> Callable[[Index, Sequence[Value]], None]:
+        """Stores of a column's elements."""
+        if self.parts == 1:
+            size = (self.rows, self.columns)
+            ends = Finisher(k, self.goal, self.ending, item, size, rows, self.block.rows)
+            return ends.column
+        start = k.index((part * self.items + item) * (self.rows * self.columns))
 
-            def store(m: Index, total: Value) -> None:
-                k.store("y", start + m * self.columns, total)
+        def store(n: Index, totals: Sequence[Value]) -> None:
+            for m, total in zip(rows, totals, strict=True):
+                with existing(k, m, self.rows, self.block.rows):
+                    k.store("y", start + m * self.columns + n, total)
 
-            return store
-        return finisher(k, self.goal, self.ending, item, n, self.columns)
-
-
-def finisher(
-    k: Printer, goal: Goal, ending: Ending, item: Index, n: Index, columns: int
-) -> Callable[[Index, Value], None]:
-    """What ends and stores sums of column n by their rows."""
-    at = k.index(item * goal.item + goal.column_at(k, n, columns))
-    beside, step = Index(), 0
-    if ending.residual:
-        other = ending.residual
-        beside = k.index(item * other.item + other.column_at(k, n, columns))
-        step = other.row
-
-    def store(m: Index, total: Value) -> None:
-        value = ending.apply(k, total, (item, m, n), beside + m * step)
-        k.store("y", at + m * goal.row, value)
-
-    return store
-
-
-def _if(k: Printer, number: Index, count: int, tile: int) -> Any:
-    """Where tiles hang over, only what exists."""
-    return k.when(k.index_compare("lt", number, count)) if count % tile else k.loop(1)
+        return store
 
 
 class _Loader:
@@ -449,8 +481,7 @@ class SplitSum(Kernel):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        more = self.ending.arguments
-        return (Argument("x"), *more, Argument("y", written=True, aliased=bool(more)))
+        return (Argument("x"), *self.ending.arguments, Argument("y", written=True))
 
     @property
     def bytes(self) -> int:
@@ -463,7 +494,8 @@ class SplitSum(Kernel):
         total = k.register(k.constant(0.0), "sum")
         with k.loop(self.parts, name="part") as part:
             total.value = total.value + k.scalar("x", start + part * step)
-        finisher(k, self.goal, self.ending, item, n, self.columns)(m, total.value)
+        size = (self.rows, self.columns)
+        Finisher(k, self.goal, self.ending, item, size, [m]).column(n, [total.value])
 
 
 def every_product(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nnconv.runtime.kernels.groups_product import Ending, Goal, finisher
+from nnconv.runtime.kernels.groups_product import Ending, Finisher, Goal
 from nnconv.runtime.kernels.language import (
     Argument,
     Condition,
@@ -147,8 +147,7 @@ class FewRows(Kernel):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         more = self.ending.arguments
-        y = Argument("y", written=True, aliased=bool(more))
-        return (Argument("a"), Argument("b"), *more, y)
+        return (Argument("a"), Argument("b"), *more, Argument("y", written=True))
 
     @property
     def flops(self) -> int:
@@ -176,6 +175,5 @@ class FewRows(Kernel):
         parts = [k.sum([each.value for each in line]) for line in sums]
         totals = join(k, "add", parts, "sums")
         with k.when(k.index_compare("eq", me, 0)):
-            store = finisher(k, self.goal, self.ending, Index(), n, self.columns)
-            for m, total in enumerate(totals):
-                store(Index((), m), total)
+            rows, size = [Index((), m) for m in range(self.rows)], (self.rows, self.columns)
+            Finisher(k, self.goal, self.ending, Index(), size, rows).column(n, totals)

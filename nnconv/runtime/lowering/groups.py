@@ -15,6 +15,7 @@ import numpy as np
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
+from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.groups_depthwise import GroupwiseConv
 from nnconv.runtime.kernels.groups_operands import Factors, Pixels
@@ -27,6 +28,7 @@ from nnconv.runtime.kernels.groups_product import (
 )
 from nnconv.runtime.kernels.groups_vector import FewRows
 from nnconv.runtime.kernels.language import Kernel
+from nnconv.runtime.kernels.movement import copy
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Rule, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.conv import epilogue
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _FEW_ROWS = 4  # of a product: then each of its outputs is a group's sum
 _FEW_CHANNELS = 2  # outputs of a convolution's group: a block of them would be empty
 _ROW_ITEMS = 64  # that sum a row: many rows are on their way at once
+_MANY_WEIGHTS = 1 << 16  # fewer stay in a card's caches, and turning them costs a launch
 _DEEPEST = 16  # of the blocks: packed weights are filled up to whole steps of all
 
 
@@ -223,12 +226,11 @@ def _emit_conv(
 
 
 def _weights(builder: Builder, where: Geometry, value: Value) -> tuple[Factors, Place | Buffer]:
-    """Stored weights turned, so that outputs follow each other; others as they lie."""
+    """Weights turned, so that outputs follow each other: stored ones for good."""
     outputs, inputs, taps = where.outputs, where.inputs, where.taps
     data = builder.scope.constant(value)
     if data is None:
-        lying = Factors(outputs, inputs, inputs * taps, taps, taps, 1, item=where.weights_item)
-        return lying, plain(builder, value)
+        return lying_weights(builder, where, value)
     depth = -(-inputs * taps // _DEEPEST) * _DEEPEST
     turned = Factors(
         outputs, inputs, 1, outputs, taps, outputs * inputs, depth * outputs, padded=True
@@ -238,6 +240,26 @@ def _weights(builder: Builder, where: Geometry, value: Value) -> tuple[Factors, 
     )
     buffer.size = where.groups * depth * outputs
     return turned, buffer
+
+
+def lying_weights(
+    builder: Builder, where: Geometry, value: Value, back: bool = False
+) -> tuple[Factors, Place | Buffer]:
+    """Weights that change from run to run, by outputs or (`back`) by inputs: where they lie, or, if
+    they are many, turned first so that neighbours load neighbours.
+    """
+    outputs, inputs, taps, item = where.outputs, where.inputs, where.taps, where.weights_item
+    source = plain(builder, value)
+    rows, depth = (inputs, outputs) if back else (outputs, inputs)
+    steps = (taps, inputs * taps) if back else (inputs * taps, taps)
+    if taps == 1 or item * where.groups < _MANY_WEIGHTS:
+        return Factors(rows, depth, *steps, taps, 1, item), source
+    made = builder.buffer(item * where.groups)
+    shape = (where.groups, taps, depth, rows)
+    goal = Strided((item, depth * rows, rows, 1))
+    turn = copy(shape, Strided((item, 1, *reversed(steps))), goal, builder.scope.width)
+    builder.job(turn, source, made)
+    return Factors(rows, depth, 1, rows, taps, depth * rows, item), made
 
 
 def _turned(data: Data, where: Geometry, depth: int) -> Floats:

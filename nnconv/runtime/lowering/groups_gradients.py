@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.groups_loss import RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups_operands import Factors, Pixels, Windows
+from nnconv.runtime.kernels.groups_operands import Pixels, Windows
 from nnconv.runtime.kernels.groups_pool import (
     ElementAveragePoolGrad,
     ElementMaxPoolGrad,
@@ -34,6 +34,7 @@ from nnconv.runtime.lowering.gradients_pool import (
 from nnconv.runtime.lowering.groups import (
     geometry_of,
     groups_of,
+    lying_weights,
     multiply,
     of_group,
     on_cards,
@@ -57,16 +58,13 @@ def conv_grad_data(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         slope, made = plain(builder, dy), builder.write(dx)
-        taps, groups = where.taps, where.groups
-        factors = Factors(
-            where.inputs, where.outputs, taps, where.inputs * taps, taps, 1, where.weights_item
-        )
+        groups = where.groups
+        factors, held = lying_weights(builder, where, weights, back=True)
         pixels = Pixels(of_group(slope.view, groups), where.window, where.x[2:], back=True)
         products = every_product(
             groups_of(builder), factors, pixels, Goal.pixels(made.view, groups), items=groups
         )
-        operands = [plain(builder, weights), slope, made]
-        return f"group conv data {multiply(builder, products, operands)}"
+        return f"group conv data {multiply(builder, products, [held, slope, made])}"
 
     return Claim((node,), plain_reads((dy, weights), scope), dx, 1, emit)
 

@@ -50,18 +50,22 @@ def _join_blocked(builder: Builder, values: list[Value], output: Value) -> str:
 
 
 def _join_plain(builder: Builder, values: list[Value], output: Value, axis: int) -> str:
-    whole, shape, start = builder.write(output), sizes(output), 0
+    whole, shape, start, done = builder.write(output), sizes(output), 0, 0
     inner = math.prod(shape[axis + 1 :])
     outer, step = math.prod(shape[:axis]), shape[axis] * inner
     for value in values:
-        source, length = builder.read(value, 1), sizes(value)[axis] * inner
+        length = sizes(value)[axis] * inner
+        if axis == 1 and builder.slices.get(value) == (output, start // inner):
+            start, done = start + length, done + 1
+            continue
+        source = builder.read(value, 1)
         target = Operand(whole.buffer, whole.array.offset + start)
         kernel = copy(
             (outer, length), Strided((length, 1)), Strided((step, 1)), builder.scope.width
         )
         builder.job(kernel, source, target)
         start += length
-    return "concat"
+    return "concat in place" if done == len(values) else "concat"
 
 
 @lowers("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity")
