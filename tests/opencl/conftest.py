@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl_platform import Place, open_place, select
+from nnconv.runtime.devices.opencl_platform import Place, as_card, open_place, select
 from nnconv.schemas.errors import NnconvError
 
 
@@ -19,12 +19,15 @@ def place() -> Place:
         pytest.fail(f"no OpenCL device: {error}")
 
 
-@pytest.fixture(scope="session", params=["walks", "buffers"])
+@pytest.fixture(scope="session", params=["walks", "buffers", "groups"])
 def device(request: pytest.FixtureRequest, place: Place) -> OpenCLDevice:
-    """The device as processors are used, in the host's memory, and as graphics cards are."""
-    walks = request.param == "walks"
+    """The device as processors are used, in the host's memory; with memory of its own; and as
+    graphics cards are, with kernels that work in groups.
+    """
     assert place.walks, "these tests are made for PoCL"
-    return OpenCLDevice(replace(place, walks=walks))
+    if request.param == "groups":
+        return OpenCLDevice(as_card(place))
+    return OpenCLDevice(replace(place, walks=request.param == "walks"))
 
 
 @pytest.fixture(autouse=True)

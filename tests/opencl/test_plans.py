@@ -44,11 +44,11 @@ def same_kernels(place: Place) -> bool:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_one_executable_gives_the_cpu_devices_bits_at_every_size(
-    executable: Executable, place: Place, shape: tuple[int, ...]
+    executable: Executable, device: OpenCLDevice, shape: tuple[int, ...]
 ) -> None:
     x = pictures(*shape)
     got, wanted = executable(x), compile_model(small_net(), device="cpu")(x)
-    limit = 0.0 if same_kernels(place) else 1e-5 * np.abs(wanted).max()
+    limit = 0.0 if same_kernels(device.place) else 1e-5 * np.abs(wanted).max()
     assert np.abs(got - wanted).max() <= limit
 
 
@@ -121,12 +121,12 @@ def test_what_no_kernel_claims_runs_on_the_host_and_is_listed(device: OpenCLDevi
     assert moves == (0 if device.place.walks else 2)
 
 
-def test_random_nets_give_the_cpu_devices_bits(place: Place, device: OpenCLDevice) -> None:
+def test_random_nets_give_the_cpu_devices_bits(device: OpenCLDevice) -> None:
     model, x = random_model(11)
     got = compile_model(model, device=device).run({"x": x})
     wanted = compile_model(model, device="cpu").run({"x": x})
     for name, array in wanted.items():
-        limit = 0.0 if same_kernels(place) else 1e-4 * np.abs(array).max()
+        limit = 0.0 if same_kernels(device.place) else 1e-4 * np.abs(array).max()
         np.testing.assert_allclose(got[name], array, rtol=0, atol=limit)
 
 

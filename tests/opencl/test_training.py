@@ -81,8 +81,8 @@ def test_a_pair_trains_as_its_first_device_does(place: Place) -> None:
     assert np.array_equal(run.state["total"], np.full(5, 1.75, np.float32))
 
 
-def test_steps_of_lenet_are_those_of_the_cpu_device(place: Place, device: OpenCLDevice) -> None:
-    random = np.random.default_rng(0)
+def test_steps_of_lenet_are_those_of_the_cpu_device(device: OpenCLDevice) -> None:
+    random = np.random.default_rng(1)  # no maximum so near a tie that rounding decides it
     batch = {
         "data": random.random((16, 1, 28, 28), np.float32),
         "label": random.integers(0, 10, 16).astype(np.float32),
@@ -94,7 +94,7 @@ def test_steps_of_lenet_are_those_of_the_cpu_device(place: Place, device: OpenCL
     ]
     losses = [[trainer.step(batch).loss for trainer in trainers] for _ in range(3)]
     states = [trainer.executable.state for trainer in trainers]
-    limit = 0.0 if same_kernels(place) else 1e-4
+    limit = 0.0 if same_kernels(device.place) else 1e-4
     for ours, theirs in losses:
         assert abs(ours - theirs) <= limit * ours
     for name, array in states[0].items():

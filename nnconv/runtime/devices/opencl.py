@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.devices.base import Device, DeviceInfo, Program, Settings
 from nnconv.runtime.devices.jobs import default_threads
+from nnconv.runtime.devices.opencl_cache import GroupTooLargeError
 from nnconv.runtime.devices.opencl_platform import Place, find_all, open_place, select
 from nnconv.runtime.devices.opencl_program import OpenCLProgram
 from nnconv.runtime.devices.opencl_tune import OpenCLTuner
@@ -39,6 +40,15 @@ class OpenCLDevice:
         return has_kernel(node)
 
     def lower(self, graph: Graph, settings: Settings) -> Program:
+        """The plan's program; with smaller groups where the device cannot run those of its kind."""
+        while True:
+            try:
+                return self._lower(graph, settings)
+            except GroupTooLargeError:
+                if not self.place.shrink():
+                    raise
+
+    def _lower(self, graph: Graph, settings: Settings) -> Program:
         tuner = OpenCLTuner(self.place, settings.tune)
         store = Store(settings.shared, settings.threads or default_threads())
         walks = self.place.walks

@@ -21,6 +21,10 @@ from nnconv.schemas.errors import UnsupportedError
 _LOG_LINES = 20
 
 
+class GroupTooLargeError(UnsupportedError):
+    """A kernel that the device cannot run in groups of its size: smaller ones may do."""
+
+
 class Built:
     """A program in the device's memory; plans that use any of its kernels hold it."""
 
@@ -41,8 +45,26 @@ def build_all(place: Place, kernels: Iterable[Kernel]) -> dict[str, Built]:
         if missing:
             made = Built(_program(place, source_of(place, missing)))
             for kernel in missing:
+                _check_group(place, made, kernel)
+            for kernel in missing:
                 found[kernel.digest] = place.built[_key(place, kernel.digest)] = made
     return found
+
+
+def _check_group(place: Place, made: Built, kernel: Kernel) -> None:
+    """Registers may be too few for as many work-items as a group has."""
+    if not kernel.local:
+        return
+    info, items = require().kernel_work_group_info, place.form.local_size(kernel)
+    with translated(place.found, "asking for a kernel's groups"):
+        most = made.kernel(kernel.name).get_work_group_info(
+            info.WORK_GROUP_SIZE, place.found.device
+        )
+    if items > most:
+        raise GroupTooLargeError(
+            f"{place.name} runs {kernel.name} in groups of {most} at most, not {items}",
+            hint="use --device cpu",
+        )
 
 
 def build_text(place: Place, source: str) -> Built:

@@ -14,12 +14,12 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnconv.runtime.devices import jit
 from nnconv.runtime.kernels.opencl import Form
-from nnconv.runtime.kernels.target import Target
+from nnconv.runtime.kernels.target import Groups, Target
 from nnconv.schemas.errors import InputError, MissingExtraError, UnsupportedError
 
 _HOW = (
@@ -27,6 +27,8 @@ _HOW = (
     "driver brings OpenCL; `clinfo` shows what is installed"
 )
 _GROUP = 64  # work-items in a work-group of a graphics card: one or two of its vectors
+_MOST_ITEMS = 256  # of kernels that share memory: what all vendors' cards take
+_LEAST_ITEMS = 16
 _REGISTERS = {16: 32, 8: 16, 4: 16}  # vector registers by lanes, as on the cpu device
 _MEMORY = ("MEM_OBJECT_ALLOCATION_FAILURE", "OUT_OF_RESOURCES", "OUT_OF_HOST_MEMORY")
 
@@ -161,6 +163,15 @@ class Place:
     def name(self) -> str:
         return self.found.name
 
+    def shrink(self) -> bool:
+        """Have smaller groups from here on; False where they are as small as can be."""
+        groups = self.target.groups
+        if groups is None or groups.items <= _LEAST_ITEMS:
+            return False
+        smaller = replace(groups, items=groups.items // 2)
+        self.target = replace(self.target, groups=smaller)
+        return True
+
     @property
     def shares_memory(self) -> bool:
         """Whether the device computes on the host's own memory."""
@@ -193,17 +204,36 @@ def _place(found: Found) -> Place:
 
 
 def _target(found: Found) -> Target:
-    """Lanes and registers: a processor's own, so that kernels are those of the cpu device; four
-    lanes on graphics cards, whose loads are that wide.
+    """Lanes and registers: a processor's own, so that kernels are those of the cpu device; groups
+    on graphics cards.
     """
     device = found.device
     fused = bool(device.single_fp_config & require().device_fp_config.FMA)
-    lanes = 4
-    if found.kind == "cpu":
-        widest = max(device.native_vector_width_float, device.preferred_vector_width_float)
-        lanes = next((n for n in _REGISTERS if n <= widest), 4)
+    if found.kind == "gpu":
+        return Target(cpu=_label(found), lanes=1, fma=fused, groups=groups_of(device))
+    widest = max(device.native_vector_width_float, device.preferred_vector_width_float)
+    lanes = next((n for n in _REGISTERS if n <= widest), 4) if found.kind == "cpu" else 4
+    return Target(cpu=_label(found), lanes=lanes, registers=_REGISTERS[lanes], fma=fused)
+
+
+def groups_of(device: Any) -> Groups:
+    """What a device's work-groups may be: a power of two of work-items, for sums in trees."""
+    most = min(device.max_work_group_size, _MOST_ITEMS)
+    return Groups(1 << (most.bit_length() - 1), device.local_mem_size)
+
+
+def as_card(place: Place) -> Place:
+    """A device used as graphics cards are, whatever it is: for tests on PoCL."""
+    target = replace(place.target, lanes=1, registers=16, groups=groups_of(place.found.device))
+    form = replace(place.form, group=min(_GROUP, place.found.device.max_work_group_size))
+    return replace(place, target=target, form=form, walks=False)
+
+
+def _label(found: Found) -> str:
+    """A device's name and driver, for files."""
+    device = found.device
     label = re.sub(r"[^A-Za-z0-9.]+", "-", f"opencl-{device.name}-{device.driver_version}")
-    return Target(cpu=label[:80].strip("-"), lanes=lanes, registers=_REGISTERS[lanes], fma=fused)
+    return label[:80].strip("-")
 
 
 @contextlib.contextmanager

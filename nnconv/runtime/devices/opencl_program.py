@@ -240,6 +240,8 @@ class OpenCLProgram:
         self.place = place
         self.peak_bytes = 4 * lowered.arena + sum(self.script.slot_bytes.values())
         jobs = [j for a in self.script.actions if isinstance(a, Launch) for j in a.jobs]
+        for job in jobs:
+            check_reach(job)
         self.built = build_all(place, (job.kernel for job in jobs))
         with translated(place.found, "storing parameters"):
             self.stored = _stored(place, jobs, shared)
@@ -310,6 +312,15 @@ def _check_size(place: Place, size: int, what: str) -> None:
         )
 
 
+def check_reach(job: KernelJob) -> None:
+    """Kernels count elements in 32 bits, from where a value starts."""
+    if any(operand.buffer.size >= 1 << 31 for operand in job.operands):
+        raise UnsupportedError(
+            f"kernel {job.kernel.name}: a value of more than 2^31 elements",
+            hint="OpenCL kernels index with 32 bits: choose a smaller batch",
+        )
+
+
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
@@ -357,7 +368,7 @@ class _Frame:
             else:
                 kernel.set_arg(2 * number, memory)
             kernel.set_arg(2 * number + 1, np.int64(4 * start))
-        return kernel, (form.global_size(job.kernel),), (form.group,)
+        return kernel, (form.global_size(job.kernel),), (form.local_size(job.kernel),)
 
     def _address(self, operand: Operand) -> tuple[Any, int]:
         """A buffer and where in it, in units of four bytes as everywhere in lowering."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from nnconv.runtime.devices.opencl_cache import build_all
+from nnconv.runtime.devices.opencl_cache import GroupTooLargeError, build_all
 from nnconv.runtime.devices.opencl_platform import Place, require, translated
 from nnconv.runtime.lowering.layout import Buffer
 from nnconv.runtime.tune import Trial, Tuner
@@ -22,9 +23,14 @@ class OpenCLTuner(Tuner):
         self._place = place
 
     def _seconds(self, trial: Trial) -> float:
-        """The least time of a run by the device's own clock, after a first one that compiles."""
+        """The least time of a run by the device's own clock, after a first one that compiles;
+        infinite for groups that the device cannot run.
+        """
         cl, place = require(), self._place
-        built = build_all(place, (kernel for kernel, _ in trial))
+        try:
+            built = build_all(place, (kernel for kernel, _ in trial))
+        except GroupTooLargeError:
+            return math.inf
         random = np.random.default_rng(0)
         memory: dict[Buffer, Any] = {}
         ready = []
@@ -41,7 +47,7 @@ class OpenCLTuner(Tuner):
                     bound.set_arg(2 * number, memory[operand.buffer])
                     bound.set_arg(2 * number + 1, np.int64(4 * operand.offset))
                 size = (place.form.global_size(kernel),)
-                ready.append((bound, size, (place.form.group,)))
+                ready.append((bound, size, (place.form.local_size(kernel),)))
             return min(_timed(queue, ready) for _ in range(1 + _RUNS))
 
 

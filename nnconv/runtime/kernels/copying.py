@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.elementwise import (
+    Chain,
     Strided,
+    chain,
     gather_lanes,
     load_strided,
     space,
@@ -209,10 +211,13 @@ _WAYS: dict[str, Callable[[Copy, Printer, Place, Sequence[Index]], None]] = {
 }
 
 
-def copy(shape: Sequence[int], x: Strided, y: Strided, lanes: int) -> Copy:
+def copy(shape: Sequence[int], x: Strided, y: Strided, lanes: int) -> Copy | Chain:
     """y = x over `shape` with any strides of x, 0 and negative ones included: transposes, slices,
-    repetitions, concatenation of plain arrays. y is written forward.
+    repetitions, concatenation of plain arrays. y is written forward. Without vectors, as on
+    graphics cards, neighbours do neighbouring elements.
     """
+    if lanes == 1:
+        return chain(shape, [x], [y], [], [0], lanes)
     order = sorted(range(len(shape)), key=lambda d: -y.strides[d])
     extents, operands = space([shape[d] for d in order], [_ordered(o, order) for o in (x, y)])
     x, y = operands

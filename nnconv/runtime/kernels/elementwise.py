@@ -3,6 +3,9 @@
 A chain is a small program: values 0.. are the inputs, each step adds one; the last ones are
 written. Operands are described by strides over one iteration space (`space` builds it): stride 0
 broadcasts, so per-channel factors, scalars and blocked arrays need nothing of their own.
+
+On processors an item is a run of vectors. With a width of 1, as graphics cards have it, an item is
+a few elements, and neighbouring items do neighbouring elements.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ _TABLES: dict[int, Mapping[str, Callable[..., Value]]] = {1: UNARY, 2: BINARY, 3
 """Functions by how many operands they take."""
 _ITEM_ELEMENTS = 4096  # of one grid item: some microseconds of work
 _MOST_SPREAD = 4  # elements from lane to lane that are loaded as whole vectors
+_NEIGHBOURS = 64  # items that go through memory side by side: one or two vectors of a card
+_EACH = 4  # elements of such an item: loads that are on their way together
+_FEW_STEPS = 16  # longer chains keep a card busy with one element an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,14 @@ class Chain(Kernel):
         return max(1, min(self.shape[-2], _ITEM_ELEMENTS // self.span))
 
     @property
+    def each(self) -> int:
+        """Elements of an item where items are neighbours."""
+        return _EACH if len(self.inputs) + len(self.steps) <= _FEW_STEPS else 1
+
+    @property
     def grid(self) -> tuple[int, ...]:
+        if self.width == 1:
+            return (-(-math.prod(self.shape) // (_NEIGHBOURS * self.each)) * _NEIGHBOURS,)
         spans = -(-self.shape[-1] // self.span)
         groups = -(-self.shape[-2] // self.rows) if len(self.shape) > 1 else 1
         return (*self.shape[:-2], groups, spans)
@@ -110,6 +123,9 @@ class Chain(Kernel):
         return 4 * math.prod(self.shape) * (len(self.inputs) + len(self.outputs))
 
     def describe(self, k: Printer) -> None:
+        if self.width == 1:
+            self._neighbours(k)
+            return
         *outer, group, span = k.ids
         spans, last = self.grid[-1], self.shape[-1] - (self.grid[-1] - 1) * self.span
         start = group * self.rows
@@ -127,6 +143,32 @@ class Chain(Kernel):
                     self._run(k, place, self.span)
             with k.when(k.index_compare("eq", span, spans - 1)):
                 self._run(k, place, last)
+
+    def _neighbours(self, k: Printer) -> None:
+        (item,), count, reach = k.ids, math.prod(self.shape), _NEIGHBOURS * self.each
+        first = k.quotient(item, _NEIGHBOURS) * reach + k.remainder(item, _NEIGHBOURS)
+        numbers = [k.index(first + i * _NEIGHBOURS) for i in range(self.each)]
+        if count % reach == 0:
+            self._elements(k, numbers)
+            return
+        with k.when(k.index_compare("lt", numbers[-1], count)):
+            self._elements(k, numbers)
+        with k.when(k.index_compare("ge", numbers[-1], count)):
+            for number in numbers[:-1]:
+                with k.when(k.index_compare("lt", number, count)):
+                    self._elements(k, [number])
+
+    def _elements(self, k: Printer, numbers: Sequence[Index]) -> None:
+        """Elements by their numbers: all are loaded before the first is stored."""
+        places = [k.coordinates(number, self.shape) for number in numbers]
+        loaded = [
+            [load_strided(k, f"x{i}", x.at(place), 1, 0) for i, x in enumerate(self.inputs)]
+            for place in places
+        ]
+        made = [run_steps(k, values, self.steps) for values in loaded]
+        for place, values in zip(places, made, strict=True):
+            for i, (y, result) in enumerate(zip(self.outputs, self.results, strict=True)):
+                store_strided(k, f"y{i}", y.at(place), 1, values[result], 0)
 
     def _run(self, k: Printer, place: Sequence[Index], length: int) -> None:
         full, rest = divmod(length, self.width)

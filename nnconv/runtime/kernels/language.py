@@ -169,6 +169,17 @@ class Argument:
     aliased: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An array that the work-items of a group share; loaded and stored by its name, as arguments
+    are.
+    """
+
+    name: str
+    size: int
+    dtype: DType = F32
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel by its description: subclasses are frozen records of sizes, strides and choices.
@@ -197,6 +208,18 @@ class Kernel:
     def lanes(self) -> int:
         """Elements in a vector of this kernel."""
         raise NotImplementedError
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """The box of work-items that do one item of the grid together, as a group; () on all that
+        are no graphics cards. `k.local_ids` are a work-item's coordinates.
+        """
+        return ()
+
+    @property
+    def shared(self) -> tuple[Local, ...]:
+        """The arrays of a group."""
+        return ()
 
     @property
     def flops(self) -> int:
@@ -237,7 +260,8 @@ class Kernel:
         for field in fields(self):
             value = getattr(self, field.name)
             lines.append(f"  {field.name} = {_short(value)}")
-        return [*lines, f"  grid = {self.grid}, chunk = {self.chunk}"]
+        shape = f"groups of {self.local}" if self.local else f"chunk = {self.chunk}"
+        return [*lines, f"  grid = {self.grid}, {shape}"]
 
 
 def _short(value: object) -> str:
@@ -266,6 +290,8 @@ class Printer(ABC):
     trees.
     """
 
+    groups: ClassVar[bool] = False  # whether it can print kernels that work in groups
+
     def __init__(self, kernel: Kernel, target: Target) -> None:
         self.kernel = kernel
         self.target = target
@@ -273,7 +299,13 @@ class Printer(ABC):
         self.lines: list[str] = []
         self._count = 0
         self._arguments = {argument.name: argument for argument in kernel.arguments}
+        self._shared = {array.name: array for array in kernel.shared}
         self.ids: tuple[Index, ...] = ()
+        self.local_ids: tuple[Index, ...] = ()
+        if kernel.local and not self.groups:
+            raise InternalError(
+                f"kernel {kernel.name} works in groups, which {type(self).__name__} cannot print"
+            )
 
     # -- names and constants
 
@@ -282,9 +314,10 @@ class Printer(ABC):
         self._count += 1
         return f"{hint}_{self._count}"
 
-    def argument(self, name: str) -> Argument:
+    def argument(self, name: str) -> Argument | Local:
+        """An argument, or an array of the group."""
         try:
-            return self._arguments[name]
+            return self._shared.get(name) or self._arguments[name]
         except KeyError:
             raise InternalError(f"kernel {self.kernel.name} has no argument {name!r}") from None
 
@@ -401,6 +434,20 @@ class Printer(ABC):
         """The form computed here and now: one atom, to be used in many places."""
         form = Index.of(value)
         return form if len(form.terms) <= 1 else self.materialise(form)
+
+    def coordinates(self, number: Index, extents: Sequence[int]) -> tuple[Index, ...]:
+        """The place of a number in a box, the last axis fastest; axes of size 1 cost nothing."""
+        found: list[Index] = []
+        longer = [axis for axis, extent in enumerate(extents) if extent > 1]
+        for axis in range(len(extents) - 1, -1, -1):
+            if axis not in longer:
+                found.append(Index())
+            elif axis == longer[0]:
+                found.append(self.index(number))
+            else:
+                found.append(self.remainder(number, extents[axis]))
+                number = self.quotient(number, extents[axis])
+        return tuple(reversed(found))
 
     def within(self, index: Index, low: int, high: int) -> Condition:
         """low <= index < high as one condition."""
@@ -537,6 +584,14 @@ class Printer(ABC):
     ) -> AbstractContextManager[Index]: ...
     @abstractmethod
     def when(self, condition: Condition) -> AbstractContextManager[None]: ...
+    def unroll(self) -> None:
+        """Ask the compiler to unroll the loop that comes next, in kernels that work in groups."""
+        raise InternalError(f"kernel {self.kernel.name} does not work in groups")
+
+    def barrier(self) -> None:
+        """All work-items of a group wait for each other, and see what was stored to its arrays."""
+        raise InternalError(f"kernel {self.kernel.name} does not work in groups")
+
     @abstractmethod
     def text(self) -> str:
         """The finished source."""

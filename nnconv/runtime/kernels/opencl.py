@@ -23,6 +23,7 @@ from nnconv.runtime.kernels.language import (
     DType,
     Index,
     Kernel,
+    Local,
     Operand,
     Printer,
     Register,
@@ -60,8 +61,13 @@ class Form:
     group: int = 1
     packed: bool = False
 
+    def local_size(self, kernel: Kernel) -> int:
+        """Work-items in a work-group: the kernel's own where it works in groups."""
+        return math.prod(kernel.local) if kernel.local else self.group
+
     def global_size(self, kernel: Kernel) -> int:
-        return -(-kernel.total // self.group) * self.group
+        items = self.local_size(kernel)
+        return kernel.total * items if kernel.local else -(-kernel.total // items) * items
 
 
 PLAIN = Form()
@@ -96,17 +102,32 @@ def _space(argument: Argument) -> str:
 class OpenCLPrinter(Printer):
     """Prints one kernel as OpenCL C; a flat NDRange of `form.global_size` work-items runs it."""
 
+    groups = True
+
     def __init__(self, kernel: Kernel, target: Target, form: Form = PLAIN) -> None:
         super().__init__(kernel, target)
         self._depth = 1
         self._form = form
+        if form.global_size(kernel) >= 1 << 31:
+            raise UnsupportedError(
+                f"kernel {kernel.name}: more than 2^31 work-items",
+                hint="OpenCL kernels index with 32 bits: choose a smaller batch",
+            )
         self.types: dict[str, str] = {}  # declarations of packed vectors, by name
         if form.offsets:
             for argument in kernel.arguments:
                 kind = f"{_space(argument)} {argument.dtype.opencl}*"
                 bytes_ = f"({_space(argument)} char*){argument.name} + {argument.name}_start"
                 self.emit(f"{argument.name} = ({kind})({bytes_});")
-        self.ids = self._decode_item(kernel.grid)
+        for array in kernel.shared:
+            # aligned for vectors of four, which `load` and `store` of such arrays may count on
+            kind = f"__local {array.dtype.opencl} {array.name}[{array.size}]"
+            self.emit(f"{kind} __attribute__((aligned(16)));")
+        if kernel.local:
+            self.local_ids = self._decode(self._number("get_local_id(0)"), kernel.local)
+            self.ids = self._decode(self._number("get_group_id(0)"), kernel.grid)
+        else:
+            self.ids = self._decode(self.item(), kernel.grid)
 
     # -- text
 
@@ -120,27 +141,31 @@ class OpenCLPrinter(Printer):
 
     def item(self) -> str:
         """The name of the item's number; those past the grid end here."""
-        name = self.assign("get_global_id(0)", I32, hint="item").text
+        name = self._number("get_global_id(0)")
         if self.kernel.total % self._form.group:
             self.emit(f"if ({name} >= {self.kernel.total}) return;")
         return name
 
-    def _decode_item(self, grid: tuple[int, ...]) -> tuple[Index, ...]:
-        rest, ids = self.item(), []
-        for extent in reversed(grid[1:]):
+    def _number(self, call: str) -> str:
+        return self.assign(call, I32, hint="item").text
+
+    def _decode(self, rest: str, box: tuple[int, ...]) -> tuple[Index, ...]:
+        """The coordinates in a box of an item by its number."""
+        ids = []
+        for extent in reversed(box[1:]):
             ids.append(Index([(self.assign(f"{rest} % {extent}", I32, hint="id").text, 1)]))
             rest = self.assign(f"{rest} / {extent}", I32, hint="id").text
         ids.append(Index([(rest, 1)]))
         return tuple(reversed(ids))
 
     def text(self) -> str:
-        offsets = self._form.offsets
+        offsets, size = self._form.offsets, self._form.local_size(self.kernel)
         parameters = ", ".join(_parameter(each, offsets) for each in self.kernel.arguments)
         lines = [
             *(f"// {line}" for line in self.kernel.comment()),
             "#pragma OPENCL FP_CONTRACT OFF",
             *self.types.values(),
-            f"__kernel __attribute__((reqd_work_group_size({self._form.group}, 1, 1)))",
+            f"__kernel __attribute__((reqd_work_group_size({size}, 1, 1)))",
             f"void {self.kernel.name}({parameters}) {{",
             *self.lines,
             "}",
@@ -158,9 +183,12 @@ class OpenCLPrinter(Printer):
         return Value(self, f"({_type(dtype, len(numbers))})({each})", dtype, len(numbers))
 
     def load_vector(self, argument: str, index: Index, lanes: int) -> Value:
-        dtype, at = self.argument(argument).dtype, self._spell(index)
+        known, at = self.argument(argument), self._spell(index)
+        dtype = known.dtype
         if lanes == 1:
             text = f"{argument}[{at}]"
+        elif isinstance(known, Local):
+            text = f"*(const __local {_type(dtype, lanes)}*)({argument} + {at})"
         elif self._form.packed:
             text = f"*(const __global {self._packed(dtype, lanes)}*)({argument} + {at})"
         else:
@@ -171,6 +199,9 @@ class OpenCLPrinter(Printer):
         at = self._spell(index)
         if value.lanes == 1:
             self.emit(f"{argument}[{at}] = {value.text};")
+        elif isinstance(self.argument(argument), Local):
+            kind = _type(value.dtype, value.lanes)
+            self.emit(f"*(__local {kind}*)({argument} + {at}) = {value.text};")
         elif self._form.packed:
             kind = self._packed(value.dtype, value.lanes)
             self.emit(f"*(__global {kind}*)({argument} + {at}) = {value.text};")
@@ -314,6 +345,13 @@ class OpenCLPrinter(Printer):
         return self._derive(f"(int){value.text}")
 
     # -- control
+
+    def barrier(self) -> None:
+        self.emit("barrier(CLK_LOCAL_MEM_FENCE);")
+
+    def unroll(self) -> None:
+        if not self._form.packed:  # PoCL gains nothing, and compiles for long
+            self.lines.append("#pragma unroll")
 
     @contextmanager
     def print_loop(self, start: Index, stop: Index, step: int, name: str) -> Iterator[Index]:

@@ -59,6 +59,8 @@ void nnconv_walk(const long jobs, const long count, const long addresses, const 
 class FunctionPrinter(OpenCLPrinter):
     """Prints a kernel as a function over the items `from` to `to`."""
 
+    groups = False
+
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__(kernel, target, Form(packed=True))
 

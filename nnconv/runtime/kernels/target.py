@@ -11,12 +11,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """Work-groups of a graphics card: the most work-items of one, and the bytes that they share."""
+
+    items: int = 256
+    local_bytes: int = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A kind of processor. `lanes` counts f32 in a vector register, `registers` the vector
     registers.
 
     `indexed` says that multiply-add can take its factor from one lane of a vector (NEON); then a
     tile needs a register a row for these factors, where others broadcast from memory.
+
+    With `groups` the machine is a graphics card: neighbouring work-items do neighbouring elements,
+    one at a time (`lanes` is 1), so every value lies plain.
     """
 
     triple: str = ""
@@ -26,6 +37,7 @@ class Target:
     registers: int = 16
     fma: bool = True
     indexed: bool = False
+    groups: Groups | None = None
 
     @property
     def vector_bits(self) -> int:

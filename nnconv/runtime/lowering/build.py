@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Graph, Node, Value
 
 
+_WITH_GAPS = {"Conv", "MaxPool", "AveragePool", "nnconv.Pool", "LRN"}  # on graphics cards
+
+
 @dataclass(frozen=True, slots=True)
 class KernelJob:
     """A kernel and what it works on, in the order of its arguments."""
@@ -437,13 +440,15 @@ class Builder:
     def _join(self, claim: Claim) -> None:
         """Members that can be computed right in their slice of the result are told so."""
         node = claim.nodes[0]
-        if claim.lanes <= 1 or node.axis % len(sizes(node.output)) != 1:
+        images = node.axis % len(sizes(node.output)) == 1
+        gaps = claim.lanes == 1 and bool(self.target.groups) and len(sizes(node.output)) == 4
+        if not images or not (claim.lanes > 1 or gaps):
             return
         start = 0
         for read in claim.reads:
             value = read.value
             fits = start % claim.lanes == 0 and self.scope.natural(value) == claim.lanes
-            made = self._may_move(value)
+            made = self._may_move(value) and (claim.lanes > 1 or self._may_have_gaps(value))
             if (
                 fits
                 and made
@@ -460,6 +465,12 @@ class Builder:
         """
         turn = None if value.producer is None else self._turns.get(value.producer)
         return turn is not None and turn.output is value and not turn.view
+
+    def _may_have_gaps(self, value: Value) -> bool:
+        """Whether a plain value is made by a kernel that takes any strides, for one reader."""
+        assert value.producer is not None
+        turn = self._turns[value.producer]
+        return turn.nodes[0].op in _WITH_GAPS and len(value.consumers) == 1
 
     def _merge_borders(self, member: Value, whole: Value, form: Form) -> None:
         wanted = self._wanted.setdefault((whole, form), Wanted())

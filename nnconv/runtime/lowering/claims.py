@@ -56,6 +56,11 @@ class Claim:
     other_lanes: int = 1
     view: bool = False
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether no value has its samples in lanes: graphics cards know plain values only."""
+        return self.lanes > 0 and all(read.lanes >= 0 for read in self.reads)
+
 
 Rule = Callable[["Node", "Scope"], Claim | None]
 RULES: dict[str, list[Rule]] = {}
@@ -154,7 +159,10 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
 def _claim(node: Node, scope: Scope) -> Claim | None:
     if node.op not in RULES or not all(is_float(value) for value in node.outputs):
         return None
-    return next((claim for rule in RULES[node.op] if (claim := rule(node, scope))), None)
+    found = (claim for rule in RULES[node.op] if (claim := rule(node, scope)))
+    if scope.target.groups:
+        return next((claim for claim in found if claim.by_rows), None)
+    return next(found, None)
 
 
 def wants(claims: Iterable[Claim], scope: Scope) -> dict[tuple[Value, Form], Wanted]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from nnconv.runtime.kernels.elementwise import Step, Strided
 from nnconv.runtime.kernels.functions import Activation
+from nnconv.runtime.kernels.groups_loss import GroupLabelCount
+from nnconv.runtime.kernels.groups_vector import item_count
 from nnconv.runtime.kernels.samples_conv import SampleSum
 from nnconv.runtime.kernels.samples_loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
@@ -170,6 +172,10 @@ def label_count(
 ) -> Buffer:
     """How many labels are not `ignore`, at least 1."""
     made = builder.buffer(1)
+    if groups := builder.target.groups:
+        width = item_count(length, groups.items)
+        builder.job(GroupLabelCount(length, ignore, width, labels), label, made)
+        return made
     counted = (Step("Counted", (0,), (float(ignore),)),)
     work = Work(counted, after=Activation("Clip", (1.0, math.inf)), types=(labels,))
     fold(builder, (length,), [(label, Strided((1,)))], (made, Strided((0,))), work)

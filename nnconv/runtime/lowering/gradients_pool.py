@@ -11,33 +11,42 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Array
+from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.samples_pool import (
     SampleAveragePoolGrad,
     SampleMaxPool,
     SampleMaxPoolGrad,
 )
-from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers
 from nnconv.runtime.lowering.layout import Operand, Place
 from nnconv.runtime.lowering.windows import Pass, Stage, pool_passes, stages
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
-    from nnconv.schemas.graph import Node
+    from nnconv.schemas.graph import Node, Value
 
 _GRADIENTS = {"MaxPool": "nnconv.MaxPoolGrad", "nnconv.Pool": "nnconv.PoolGrad"}
-_FORWARD = {gradient: op for op, gradient in _GRADIENTS.items()}
+FORWARD = {gradient: op for op, gradient in _GRADIENTS.items()}
+
+
+def pool_window(node: Node, x: Value, y: Value) -> tuple[Window, tuple[int, int]] | None:
+    """Where the windows of a pool or its gradient lie on images x and y, and the padding at the
+    bottom and right; None where kernels do not follow.
+    """
+    passes = pool_passes(node, x, y) if image(x) else None
+    return (passes[0].window, passes[0].ends) if passes else None
 
 
 def remembered(pool: Node) -> bool:
     """Whether a node pools by maximum and its gradient is wanted too."""
-    if pool.op not in _GRADIENTS or len(pool.outputs) > 1 or not _is_maximum(pool):
+    if pool.op not in _GRADIENTS or len(pool.outputs) > 1 or not is_maximum(pool):
         return False
     if pool_passes(pool, pool.required(0), pool.output) is None:
         return False
     return any(pools_like(reader, pool) for reader in pool.required(0).consumers)
 
 
-def _is_maximum(node: Node) -> bool:
+def is_maximum(node: Node) -> bool:
     return node.op in ("MaxPool", "nnconv.MaxPoolGrad") or bool(node.mode == "MAX")
 
 
@@ -104,12 +113,12 @@ def max_pool(node: Node, scope: Scope) -> Claim | None:
 def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
     """By what the forward pool remembers; without one in the graph, by pooling once more."""
     x, dy, lanes = node.required(0), node.required(1), -scope.width
-    if not _is_maximum(node):
+    if not is_maximum(node):
         return average_pool_grad(node, scope)
     passes = pool_passes(node, x, dy)
     if passes is None:
         return None
-    pools = [r for r in x.consumers if r.op == _FORWARD[node.op] and pools_like(node, r)]
+    pools = [r for r in x.consumers if r.op == FORWARD[node.op] and pools_like(node, r)]
     pool = next((r for r in pools if r in scope.taken and scope.natural(r.output) < 0), None)
 
     def emit(builder: Builder) -> str:

@@ -14,26 +14,13 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node
 
 
-@lowers("MaxPool", "AveragePool")
+@lowers("MaxPool", "AveragePool", "nnconv.Pool")
 def pool(node: Node, scope: Scope) -> Claim | None:
-    if len(node.outputs) > 1:
-        return None
-    average = node.op == "AveragePool"
-    return _windows(node, scope, average, bool(average and node.count_include_pad))
-
-
-@lowers("nnconv.Pool")
-def caffe_pool(node: Node, scope: Scope) -> Claim | None:
-    """Caffe's pooling; an average divides by what lies inside the padded image."""
-    return _windows(node, scope, node.mode == "AVE", True)
-
-
-def _windows(node: Node, scope: Scope, average: bool, include_pad: bool) -> Claim | None:
     x, y = node.required(0), node.output
     passes = pool_passes(node, x, y)
-    if passes is None:
+    if passes is None or len(node.outputs) > 1:
         return None
-    lanes = scope.lanewise(x)
+    lanes, (average, include_pad) = scope.lanewise(x), averaging(node)
 
     def emit(builder: Builder) -> str:
         for stage in stages(builder, passes, builder.read(x, lanes), builder.write(y)):
@@ -43,6 +30,16 @@ def _windows(node: Node, scope: Scope, average: bool, include_pad: bool) -> Clai
         return "average pool" if average else "max pool"
 
     return Claim((node,), (Read(x, lanes),), y, lanes, emit)
+
+
+def averaging(node: Node) -> tuple[bool, bool]:
+    """Whether a pool takes the mean, and whether that counts padding; Caffe's divides by what lies
+    inside the padded image.
+    """
+    if node.op == "nnconv.Pool":
+        return bool(node.mode == "AVE"), True
+    average = node.op == "AveragePool"
+    return average, bool(average and node.count_include_pad)
 
 
 @lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")

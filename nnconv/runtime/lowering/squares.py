@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Array
-from nnconv.runtime.kernels.squares import SquareSums, Total
+from nnconv.runtime.kernels.groups_reduce import GroupSquares, GroupTotal
+from nnconv.runtime.kernels.squares import PIECE, SquareSums, Total
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.layout import Operand, Place, is_float
 
 if TYPE_CHECKING:
+    from nnconv.runtime.kernels.language import Kernel
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
@@ -63,18 +65,24 @@ def _adder(node: Node, scope: Scope) -> Node | None:
 
 def _emit(builder: Builder, nodes: list[Node], output: Value) -> str:
     """Sums of pieces first, where what makes a value has not left them, then their total."""
-    width = builder.scope.width
+    width, groups = builder.scope.width, builder.target.groups
     parts = [builder.remembered[node].operand for node in nodes if node in builder.remembered]
     sums = [builder.remembered[node].buffer.size for node in nodes if node in builder.remembered]
     left = [node.required(0) for node in nodes if node not in builder.remembered]
     for start in range(0, len(left), _MOST_ARRAYS):
         values = left[start : start + _MOST_ARRAYS]
-        kernel = SquareSums(tuple(math.prod(sizes(value)) for value in values), width)
+        lengths = tuple(math.prod(sizes(value)) for value in values)
+        kernel: Kernel = SquareSums(lengths, width)
+        if groups:
+            kernel = GroupSquares(lengths, PIECE, groups.items)
         made = builder.buffer(kernel.total * width)
         builder.job(kernel, *(builder.read(value, 1) for value in values), made)
         parts.append(Operand(made))
         sums.append(made.size)
-    builder.job(Total(tuple(sums), width), *parts, builder.write(output))
+    total: Kernel = Total(tuple(sums), width)
+    if groups:
+        total = GroupTotal(tuple(sums), groups.items)
+    builder.job(total, *parts, builder.write(output))
     return f"square sums of {len(nodes)}"
 
 
