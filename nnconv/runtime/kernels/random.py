@@ -71,7 +71,7 @@ class Dropout(Kernel):
         return self.width
 
     @property
-    def shared(self) -> bool:
+    def in_fours(self) -> bool:
         """Whether four rows in a row have the words of one evaluation."""
         others = (*self.numbers.strides[:-2], self.numbers.strides[-1], self.shape[-2])
         return self.numbers.strides[-2] == 1 and all(number % _WORDS == 0 for number in others)
@@ -84,7 +84,7 @@ class Dropout(Kernel):
     @property
     def _rows(self) -> Cut:
         """The dimension before it in items, in fours where words are shared."""
-        step = _WORDS if self.shared else 1
+        step = _WORDS if self.in_fours else 1
         rows = max(step, _ITEM_ELEMENTS // self._spans.width // step * step)
         return Cut(self.shape[-2], min(self.shape[-2], rows))
 
@@ -108,7 +108,7 @@ class Dropout(Kernel):
         if self._rows.rest:
             stop = k.smaller(stop, self.shape[-2])
         for length in self._spans.bodies(k, span):
-            with k.loop(stop, start=start, step=_WORDS if self.shared else 1, name="row") as row:
+            with k.loop(stop, start=start, step=_WORDS if self.in_fours else 1, name="row") as row:
                 self._run(k, (*outer, row, span * self._spans.width), length)
 
     def _run(self, k: Printer, place: Sequence[Index], length: int) -> None:
@@ -127,7 +127,7 @@ class Dropout(Kernel):
         counter = [k.binary("shr", number, 2), k.constant(0, U32)]
         counter += [k.broadcast("step", word) for word in range(2)]
         words = philox(k, counter, self.key)
-        if self.shared:
+        if self.in_fours:
             for i, word in enumerate(words):
                 self._drop(k, (*place[:-2], place[-2] + i, place[-1]), word, count)
             return
