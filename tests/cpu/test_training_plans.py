@@ -1,38 +1,27 @@
-"""What of training steps runs on the host: nothing, whether for the cpu device or for OpenCL, which
-share their lowering. Plans alone are made, no kernel is compiled and nothing is run."""
+"""What of training steps runs on the host: nothing, whether on processors or on graphics cards."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from nnconv.converter.caffe.layers import READERS
 from nnconv.converter.caffe.reader import import_caffe
-from nnconv.runtime.devices import jit
-from nnconv.runtime.devices.base import Program, Settings, Step
 from nnconv.runtime.executor import compile_model
-from nnconv.runtime.kernels.target import Target
-from nnconv.runtime.lowering.build import HostCall, Lowered, lower
-from nnconv.runtime.lowering.pack import Store
-from nnconv.runtime.ops import has_kernel
 from nnconv.runtime.training.losses import add_loss
 from nnconv.runtime.training.step import build_step
-from nnconv.runtime.tune import Tuner
 from nnconv.schemas.dims import evaluate_shape
-from nnconv.schemas.graph import Graph, Model, Node
+from nnconv.schemas.graph import Model
 from nnconv.schemas.training import TrainingSpec
+from tests.cpu.planner import KINDS, Planner
 from tests.golden.harness import Case
 from tests.places import shared
 from tests.training.golden import RUNS, Run, is_covered
 
 COVERED = [case for case in RUNS if is_covered(case, READERS)]
-DEVICES = ("cpu", "opencl")
 SGD = TrainingSpec("SGD", momentum=0.9, weight_decay=5e-4)
 NETS: dict[str, tuple[int, ...]] = {  # with pictures large enough for their pools and dense layers
     "alexnet_deploy": (2, 3, 227, 227),
@@ -43,43 +32,6 @@ NETS: dict[str, tuple[int, ...]] = {  # with pictures large enough for their poo
     "mobilenet_v1_deploy": (2, 3, 64, 64),
     "mobilenet_v2_deploy": (2, 3, 64, 64),
 }
-
-
-class Planner:
-    """A device that lowers as another does and compiles nothing."""
-
-    name = "planner"
-    optimises = True
-
-    def __init__(self, device: str) -> None:
-        host = jit.host()
-        # what graphics cards are told: four lanes, as opencl_platform.py says
-        self.target: Target = host if device == "cpu" else replace(host, lanes=4, registers=16)
-        self.by_image = device == "cpu"
-        self.host: Counter[str] = Counter()
-
-    def supports(self, node: Node) -> bool:
-        return has_kernel(node)
-
-    def lower(self, graph: Graph, settings: Settings) -> Program:
-        tuner, store = Tuner(self.target, False), Store({}, 1)
-        made = lower(graph, settings, self.target, store, tuner, by_image=self.by_image)
-        calls = (stage for stage in made.stages if isinstance(stage, HostCall))
-        self.host.update(_called(made.steps[call.step].nodes[0]) for call in calls)
-        return _Planned(made)
-
-
-def _called(node: Node) -> str:
-    return f"{node.op} {[str(v.shape) for v in node.inputs if v is not None]}"
-
-
-class _Planned:
-    def __init__(self, lowered: Lowered) -> None:
-        self.steps: Sequence[Step] = lowered.steps
-        self.peak_bytes = 4 * lowered.arena
-
-    def __call__(self, *given: Any, **more: Any) -> list[Any]:
-        raise AssertionError("plans are looked at here, not run")
 
 
 def on_the_host(
@@ -94,7 +46,7 @@ def on_the_host(
     return sorted(planner.host)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KINDS)
 @pytest.mark.parametrize("case", COVERED, ids=str)
 def test_no_step_of_a_recorded_run_is_left_to_the_host(case: Case, device: str) -> None:
     run = Run(case)
@@ -107,7 +59,7 @@ def test_no_step_of_a_recorded_run_is_left_to_the_host(case: Case, device: str) 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KINDS)
 @pytest.mark.parametrize("net", NETS)
 def test_no_step_of_a_published_net_is_left_to_the_host(
     net: str, device: str, tmp_path: Path

@@ -177,6 +177,8 @@ class Builder:
         """The value in the form asked for, with the border that its readers want; converted if
         need be. `bordered` asks for the plain form with a border.
         """
+        if lanes < 0 and self.scope.width == 1:  # samples in lanes, one of them: plain
+            lanes, bordered = 1, (value, Form(1, True)) in self._wanted
         form = Form(lanes or self.scope.natural(value), bordered)
         place = self._places.get((value, form))
         if place is not None and place.array.border.covers(self._border(value, form)):

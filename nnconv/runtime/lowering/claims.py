@@ -9,7 +9,7 @@ that has it, so a rule takes what follows its node as far as it can (bias, resid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nnconv.runtime.kernels.arrays import Border
@@ -56,10 +56,13 @@ class Claim:
     other_lanes: int = 1
     view: bool = False
 
-    @property
-    def by_rows(self) -> bool:
-        """Whether no value has its samples in lanes: graphics cards know plain values only."""
-        return self.lanes > 0 and all(read.lanes >= 0 for read in self.reads)
+    def with_plain_samples(self) -> Claim:
+        """The claim where a vector is one number, as on graphics cards: samples in lanes, one of
+        them, lie plain.
+        """
+        self.lanes, self.other_lanes = abs(self.lanes), abs(self.other_lanes)
+        self.reads = tuple(replace(read, lanes=abs(read.lanes)) for read in self.reads)
+        return self
 
 
 Rule = Callable[["Node", "Scope"], Claim | None]
@@ -159,10 +162,8 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
 def _claim(node: Node, scope: Scope) -> Claim | None:
     if node.op not in RULES or not all(is_float(value) for value in node.outputs):
         return None
-    found = (claim for rule in RULES[node.op] if (claim := rule(node, scope)))
-    if scope.target.groups:
-        return next((claim for claim in found if claim.by_rows), None)
-    return next(found, None)
+    found = next((claim for rule in RULES[node.op] if (claim := rule(node, scope))), None)
+    return found.with_plain_samples() if found and scope.width == 1 else found
 
 
 def wants(claims: Iterable[Claim], scope: Scope) -> dict[tuple[Value, Form], Wanted]:

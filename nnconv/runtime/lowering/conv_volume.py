@@ -86,9 +86,9 @@ class _Work:
 
 @lowers("Conv", first=True)
 def conv_volume(node: Node, scope: Scope) -> Claim | None:
-    """Conv [+ activation], three spatial axes, stored weights."""
+    """Conv [+ activation], three spatial axes, stored weights, in blocks."""
     x, weights, bias = node.required(0), scope.constant(node.required(1)), node.input(2)
-    if not is_float(x) or weights is None or len(sizes(x)) != 5:
+    if not is_float(x) or weights is None or len(sizes(x)) != 5 or scope.width == 1:
         return None
     if bias is not None and scope.constant(bias) is None:
         return None
