@@ -346,6 +346,8 @@ def compare(
 ) -> dict[str, Any]:
     """Every engine's time, and nnconv's lead."""
     settings = (net, solver, batch, options.threads, source)
+    if "nnconv" in options.engines.split(","):  # kernels are compiled once, not by every process
+        Worker("nnconv", *settings).close()
     workers = [Worker(engine, *settings) for engine in options.engines.split(",")]
     _check(f"{net}, {solver}", workers)
     blocks: dict[str, list[float]] = {worker.engine: [] for worker in workers}
