@@ -141,6 +141,7 @@ class Executable:
         self.outputs = tuple(map(_port, graph.outputs))
         self._passes = run_passes(graph, "model", binding, optimise=optimise, disable=disable)
         _require_weights(graph)
+        _require_one_each(graph)
         needed = {v.name for v in graph.inputs if v.uses or v in graph.outputs}
         self.inputs = tuple(port for name, port in self._declared.items() if name in needed)
         self._takes = tuple((port, port.name, port.dtype.numpy) for port in self.inputs)
@@ -353,6 +354,7 @@ class Executable:
             graph, "shapes", binding, optimise=self._optimise, disable=self._disable
         )
         check_feasible(graph)
+        _require_lasting_shapes(graph)
         program = self._device.lower(graph, self._settings)
         plan = Plan(dict(shapes), graph, program, self.device, (*self._passes, *done))
         if debug_level() >= 1:
@@ -418,6 +420,28 @@ def _chosen_outputs(graph: Graph, wanted: Sequence[str] | str | None) -> list[Va
             raise InputError(f"there is no value '{name}' in the model", hint=hint)
         chosen.append(graph.values[name])
     return list(dict.fromkeys(chosen))
+
+
+def _require_one_each(graph: Graph) -> None:
+    """Raise InputError where two states have one name: a state is kept by its name."""
+    seen: set[str] = set()
+    for state in graph.state:
+        if state.name in seen:
+            raise InputError(f"two states are called '{state.name}'")
+        seen.add(state.name)
+
+
+def _require_lasting_shapes(graph: Graph) -> None:
+    """Raise InputError where a state would leave a run with another shape than it had: kernels
+    write over its memory.
+    """
+    for state in graph.state:
+        before, after = state.read.shape, state.write.shape
+        if before != after:
+            raise InputError(
+                f"state '{state.name}' is {_text(before)} before a run and {_text(after)} after it",
+                hint="its size must not depend on the inputs",
+            )
 
 
 def _require_weights(graph: Graph) -> None:

@@ -3,6 +3,7 @@ graph."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,6 +49,8 @@ def _graph_problems(graph: Graph) -> Found:
     for kind, value in _ends(graph):
         if value not in made:
             yield f"the {kind} '{value.name}' is made by no node", None
+    names = Counter(state.name for state in graph.state)
+    yield from ((f"{n} states are called '{name}'", None) for name, n in names.items() if n > 1)
     for state in graph.state:
         yield from ((f"state '{state.name}': {text}", None) for text in _state_problems(state))
     for layer in graph.layers:

@@ -13,7 +13,7 @@ import pytest
 from nnconv.runtime.executor import compile_model
 from nnconv.schemas.dims import Symbolic
 from nnconv.schemas.errors import InputError
-from nnconv.schemas.graph import Graph, Model
+from nnconv.schemas.graph import Graph, Model, State
 from nnconv.schemas.types import DType
 from tests.runtime.nets import Builder, H, N, W, batch_norm_net, lenet, numbers
 
@@ -267,6 +267,26 @@ def test_state_can_be_read_and_set_and_a_run_can_be_repeated() -> None:
 def test_state_of_another_name_or_shape_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         compile_model(batch_norm_net(), "reference", "train").state = wrong
+
+
+def growing(*starts: int) -> Model:
+    """Ones are added to each state for every element of the input; its sizes are N."""
+    graph = Graph("growing")
+    x = graph.add_input("x", DType.FLOAT32, (Symbolic.name("N"),))
+    for start in starts:
+        read = graph.constant(np.zeros(start, np.float32), DType.FLOAT32)
+        graph.state.append(State("total", read, graph.emit("Add", x, read)))
+    graph.outputs = [x + 1.0]
+    return Model(graph=graph, mode="train")
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_what_would_write_over_more_than_a_state_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match="two states are called 'total'"):
+        compile_model(growing(1, 4), device)
+    executable = compile_model(growing(1), device, recycle=True)
+    with pytest.raises(InputError, match="state 'total' is 1 before a run and 9 after it"):
+        executable.run({"x": np.ones(9, np.float32)})
 
 
 def test_dropout_is_the_identity_in_test_and_follows_seed_and_step_in_training() -> None:

@@ -55,6 +55,7 @@ BREAKS: dict[str, tuple[Callable[[Model], object], str]] = {
     ),
     "state shape": (lambda m: setattr(m.graph.state[0].write, "shape", (7,)), "next run is 7"),
     "state type": (lambda m: setattr(m.graph.state[0].write, "dtype", DType.INT32), "is int32"),
+    "state twice": (lambda m: m.graph.state.append(m.graph.state[0]), "2 states are called"),
     "state start": (
         lambda m: setattr(m.graph.state[0], "read", m.graph.values["scores"]),
         "no start",
