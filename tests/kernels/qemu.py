@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnconv.runtime.devices import image, jit, jobs
+from nnconv.runtime.devices import image, jit
+from nnconv.runtime.devices.walking import walking_text
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.target import Target
 from tests.kernels.harness import Floats
@@ -62,7 +63,7 @@ def run(work: Sequence[tuple[Kernel, Sequence[Floats]]], target: Target, folder:
     memory = _Memory(buffers)
     sources = {kernel.name: kernel for kernel, _ in work}
     objects = [jit.emit_object(source, target) for source in sources.values()]
-    objects.append(jit.emit_object(jobs._text(target), target))
+    objects.append(jit.emit_object(walking_text(target), target))
     main = memory.main(len(work))
     objects.append(jit.emit_object(jit.Text("_start", main), target))
     code, symbols = _linked(objects, memory.end)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nnconv.runtime.devices import image, jit, jobs
+from nnconv.runtime.devices import image, jit
+from nnconv.runtime.devices.walking import walking_text
 from tests.kernels.harness import run, runnable_targets
 from tests.kernels.samples import samples
 from tests.kernels.test_jit import relu
@@ -39,7 +40,7 @@ def test_linked_code_gives_the_same_bits_as_llvms_linker(
 
 def test_an_image_comes_back_from_its_bytes() -> None:
     target = jit.host()
-    made = image.link(jit.emit_object(jobs._text(target), target))
+    made = image.link(jit.emit_object(walking_text(target), target))
     assert made is not None
     assert set(made.symbols) == {"nnconv_run", "nnconv_serve", "nnconv_lead"}
     assert set(made.imports) == {"sched_yield"}

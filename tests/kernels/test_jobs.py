@@ -12,6 +12,7 @@ import pytest
 
 from nnconv.runtime.devices import jit, jobs
 from nnconv.runtime.devices.jobs import Job, JobTable
+from nnconv.runtime.devices.walking import walking_text
 from nnconv.runtime.kernels.elementwise import Chain, Step, Strided, chain
 from nnconv.schemas.errors import InputError, InternalError
 from tests.kernels.harness import Floats, buffer
@@ -175,7 +176,7 @@ def test_run_numbers_come_round_without_harm(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("kind", ["neon", "sse"])
 def test_run_compiles_for_every_architecture(kind: str) -> None:
     target = jit.target(kind)
-    assert jit.emit_object(jobs._text(target), target)[:4] == b"\x7fELF"
+    assert jit.emit_object(walking_text(target), target)[:4] == b"\x7fELF"
 
 
 def test_threads_below_one_are_refused() -> None:
