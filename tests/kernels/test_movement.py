@@ -15,7 +15,6 @@ from nnconv.runtime.kernels.movement import (
     Reorder,
     blocked,
     copy,
-    per_channel,
     plain,
 )
 from nnconv.runtime.kernels.target import Target
@@ -102,7 +101,7 @@ def test_a_chain_on_blocked_arrays_scales_each_channel(target: Target) -> None:
     scale[:20] = random((20,), 2)
     kernel = chain(
         (2, y.blocks, 3, 4, lanes),
-        [blocked(x), per_channel(lanes)],
+        [blocked(x), Strided((0, lanes, 0, 0, 1))],
         [blocked(y)],
         [Step("Mul", (0, 1))],
         [2],

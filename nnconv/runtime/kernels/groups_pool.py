@@ -14,9 +14,8 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.functions import power
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
-from nnconv.runtime.kernels.norm import ROOTS
+from nnconv.runtime.kernels.norm import divided
 
 Taps = tuple[Index | int, Index | int]  # from, to
 
@@ -279,8 +278,4 @@ class ElementLRN(_ByElement):
             total.value = k.fma(near, near, total.value)
         scale = k.fma(self.alpha / self.size, total.value, self.bias)
         x = k.scalar("x", self.x.at(image, channel, row, column))
-        if self.beta in ROOTS:
-            result = x / ROOTS[self.beta](k, scale)
-        else:
-            result = x * power(k, scale, k.constant(-self.beta))
-        k.store("y", self.y.at(image, channel, row, column), result)
+        k.store("y", self.y.at(image, channel, row, column), divided(k, x, scale, self.beta))

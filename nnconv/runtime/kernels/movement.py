@@ -14,7 +14,7 @@ from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, tiles
 from nnconv.schemas.errors import InternalError
 
-__all__ = ["FillBorder", "Reorder", "blocked", "copy", "per_channel", "plain"]
+__all__ = ["FillBorder", "Reorder", "blocked", "copy", "plain"]
 
 _SPAN_TILES = 32  # squares in an item of a flat array
 
@@ -193,8 +193,3 @@ def plain(array: Array) -> Strided:
 def blocked(array: Array) -> Strided:
     """A blocked array as an operand over (batch, blocks, height, width, lanes)."""
     return Strided((array.image, array.block, array.row, array.column, 1), array.offset)
-
-
-def per_channel(lanes: int, blocks_first: bool = True) -> Strided:
-    """A vector with one number a channel, as an operand beside `blocked` (or, without, `plain`)."""
-    return Strided((0, lanes, 0, 0, 1)) if blocks_first else Strided((0, 1, 0, 0))

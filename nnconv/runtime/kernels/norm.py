@@ -12,7 +12,7 @@ from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Va
 from nnconv.schemas.errors import InternalError
 
 # s^-beta without exp and log for the betas that nets have
-ROOTS: dict[float, Callable[[Printer, Value], Value]] = {
+_ROOTS: dict[float, Callable[[Printer, Value], Value]] = {
     0.5: lambda k, s: k.sqrt(s),
     0.75: lambda k, s: k.sqrt(s) * k.sqrt(k.sqrt(s)),
     1.0: lambda k, s: s,
@@ -21,8 +21,8 @@ ROOTS: dict[float, Callable[[Printer, Value], Value]] = {
 
 def divided(k: Printer, x: Value, scale: Value, beta: float) -> Value:
     """x / scale^beta."""
-    if beta in ROOTS:
-        return x / ROOTS[beta](k, scale)
+    if beta in _ROOTS:
+        return x / _ROOTS[beta](k, scale)
     return x * power(k, scale, k.constant(-beta))
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nnconv.runtime.kernels.arrays import Array, Border
-from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.language import Kernel
-from nnconv.runtime.kernels.movement import Reorder, copy
+from nnconv.runtime.kernels.movement import Reorder, blocked, copy, plain
 from nnconv.runtime.lowering.layout import Operand, Place
 
 Move = tuple[Kernel, Operand, Operand]
@@ -46,10 +45,10 @@ def _exchange_samples(source: Place, made: Place) -> Iterator[Move]:
     Without gaps all full groups are one move and the last group another; with a border each group
     is a move, whose images are the channels.
     """
-    inner, plain = (made, source) if made.samples else (source, made)
-    array, outer = inner.view, plain.view
+    inner, other = (made, source) if made.samples else (source, made)
+    array, outer = inner.view, other.view
     full, rest = divmod(inner.samples, array.lanes)
-    gaps = not (inner.dense and plain.dense)
+    gaps = not (inner.dense and other.dense)
     pieces = (
         [(group, 1, array.lanes) for group in range(full)] if gaps else [(0, full, array.lanes)]
     )
@@ -66,7 +65,7 @@ def _exchange_samples(source: Place, made: Place) -> Iterator[Move]:
             x = Array(count, lanes, 1, pixels, 1, 0, pixels * array.lanes, pixels, pixels, 1)
             y = Array(count, lanes, 1, pixels, array.lanes, 0, array.image, 0, 0, array.lanes)
         x, y = replace(x, border=Border()), replace(y, border=Border())
-        at_x = plain.at(plain.array.offset + first * array.lanes * outer.image)
+        at_x = other.at(other.array.offset + first * array.lanes * outer.image)
         at_y = inner.at(inner.array.offset + first * array.image)
         if made.samples:
             yield Reorder(x, y), at_x, at_y
@@ -77,17 +76,9 @@ def _exchange_samples(source: Place, made: Place) -> Iterator[Move]:
 def _copy(x: Array, y: Array, width: int) -> Kernel:
     if x.lanes == 1:
         shape: tuple[int, ...] = (x.batch, x.channels, x.height, x.width)
-        return copy(shape, _plain(x), _plain(y), width)
+        return copy(shape, plain(x), plain(y), width)
     shape = (x.batch, x.blocks, x.height, x.width, x.lanes)
-    return copy(shape, _blocked(x), _blocked(y), width)
-
-
-def _plain(array: Array) -> Strided:
-    return Strided((array.image, array.block, array.row, array.column))
-
-
-def _blocked(array: Array) -> Strided:
-    return Strided((array.image, array.block, array.row, array.column, 1))
+    return copy(shape, blocked(x), blocked(y), width)
 
 
 def shifted_copies(source: Place, whole: Place, start: int, width: int) -> Iterator[Move]:
@@ -107,7 +98,7 @@ def shifted_copies(source: Place, whole: Place, start: int, width: int) -> Itera
                 continue
             target = (low + shift) % lanes + (start // lanes + first + ahead) * y.block
             shape = (x.batch, blocks, x.height, x.width, high - low)
-            move = copy(shape, _blocked(x), _blocked(y), width)
+            move = copy(shape, blocked(x), blocked(y), width)
             yield (
                 move,
                 Operand(source.buffer, source.array.offset + first * x.block + low),
