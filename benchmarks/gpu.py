@@ -359,7 +359,7 @@ def missing(device: str) -> str:
         return f"needs torch with CUDA to compare with ({error})"
     if not torch.cuda.is_available():
         return f"needs torch with CUDA: torch {torch.__version__} sees no card"
-    from nnconv.runtime.devices.opencl_platform import select
+    from nnconv.runtime.devices.opencl.platform import select
     from nnconv.schemas.errors import NnconvError
 
     try:

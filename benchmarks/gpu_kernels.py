@@ -27,8 +27,8 @@ import gpu  # noqa: E402
 
 from nnconv.runtime.kernels.arrays import Array, Matrix  # noqa: E402
 from nnconv.runtime.kernels.conv import Window  # noqa: E402
-from nnconv.runtime.kernels.groups_operands import Factors, Pixels  # noqa: E402
-from nnconv.runtime.kernels.groups_product import (  # noqa: E402
+from nnconv.runtime.kernels.groups.operands import Factors, Pixels  # noqa: E402
+from nnconv.runtime.kernels.groups.product import (  # noqa: E402
     Goal,
     Product,
     every_product,

@@ -29,7 +29,7 @@ class Planner:
 
     def __init__(self, device: str) -> None:
         host = jit.host()
-        card = replace(host, lanes=1, registers=16, groups=Groups())  # as opencl_platform.py says
+        card = replace(host, lanes=1, registers=16, groups=Groups())  # as devices/opencl/ has it
         self.target: Target = card if device == "card" else host
         self.by_image = device == "cpu"
         self.host: Counter[str] = Counter()

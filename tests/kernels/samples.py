@@ -28,11 +28,11 @@ from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.pool import Pool
 from nnconv.runtime.kernels.random import dropout
 from nnconv.runtime.kernels.reduce import Axis, Softmax
-from nnconv.runtime.kernels.samples import samples_array
-from nnconv.runtime.kernels.samples_norm import Response, SampleLRN
-from nnconv.runtime.kernels.samples_pool import SampleAveragePoolGrad, SampleMaxPoolGrad
-from nnconv.runtime.kernels.samples_windows import Axis as WindowAxis
-from nnconv.runtime.kernels.samples_windows import (
+from nnconv.runtime.kernels.samples.lanes import samples_array
+from nnconv.runtime.kernels.samples.norm import Response, SampleLRN
+from nnconv.runtime.kernels.samples.pool import SampleAveragePoolGrad, SampleMaxPoolGrad
+from nnconv.runtime.kernels.samples.windows import Axis as WindowAxis
+from nnconv.runtime.kernels.samples.windows import (
     Volume,
     WindowsConv,
     WindowsConvData,

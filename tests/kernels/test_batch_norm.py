@@ -14,7 +14,7 @@ from nnconv.runtime.kernels.batch_norm import (
     PlaneMoments,
     PlaneSums,
 )
-from nnconv.runtime.kernels.samples import samples_array
+from nnconv.runtime.kernels.samples.lanes import samples_array
 from nnconv.runtime.kernels.target import Target
 from tests.kernels.harness import (
     JUNK,

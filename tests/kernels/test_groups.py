@@ -11,8 +11,8 @@ from nnconv.runtime.devices import jit
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.groups_operands import Factors, Pixels, Windows
-from nnconv.runtime.kernels.groups_product import (
+from nnconv.runtime.kernels.groups.operands import Factors, Pixels, Windows
+from nnconv.runtime.kernels.groups.product import (
     BLOCKS,
     Block,
     Ending,

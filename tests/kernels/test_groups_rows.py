@@ -13,23 +13,23 @@ from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
 from nnconv.runtime.kernels.fold import RECIPES
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.groups_depthwise import GroupwiseConv
-from nnconv.runtime.kernels.groups_loss import GroupLabelCount, RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups_pool import (
+from nnconv.runtime.kernels.groups.depthwise import GroupwiseConv
+from nnconv.runtime.kernels.groups.loss import GroupLabelCount, RowLoss, RowLossGrad
+from nnconv.runtime.kernels.groups.pool import (
     ElementAveragePoolGrad,
     ElementLRN,
     ElementMaxPoolGrad,
     ElementPool,
 )
-from nnconv.runtime.kernels.groups_product import Ending, Goal
-from nnconv.runtime.kernels.groups_reduce import (
+from nnconv.runtime.kernels.groups.product import Ending, Goal
+from nnconv.runtime.kernels.groups.reduce import (
     Box,
     GroupReduce,
     GroupSoftmax,
     GroupSquares,
     GroupTotal,
 )
-from nnconv.runtime.kernels.groups_vector import FewRows
+from nnconv.runtime.kernels.groups.vector import FewRows
 from nnconv.runtime.ops.norm import lrn
 from nnconv.runtime.ops.pool import average_pool, max_pool, max_pool_grad
 from tests.kernels.cards import queue, run

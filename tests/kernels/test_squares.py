@@ -9,8 +9,8 @@ import pytest
 
 from nnconv.runtime.devices import jobs
 from nnconv.runtime.kernels.elementwise import Step
-from nnconv.runtime.kernels.samples import Finish
-from nnconv.runtime.kernels.samples_linear import SampleRows, sample_gemm_weights
+from nnconv.runtime.kernels.samples.lanes import Finish
+from nnconv.runtime.kernels.samples.linear import SampleRows, sample_gemm_weights
 from nnconv.runtime.kernels.squares import PIECE, SquareSums, Total
 from nnconv.runtime.kernels.target import Target
 from tests.kernels.harness import close, run, same_on_two_threads

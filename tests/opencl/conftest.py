@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl_platform import Place, as_card, open_place, select
+from nnconv.runtime.devices.opencl.platform import Place, as_card, open_place, select
 from nnconv.schemas.errors import NnconvError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnconv.runtime.devices import opencl_cache
-from nnconv.runtime.devices.opencl_cache import binary_path, build_all, source_of
-from nnconv.runtime.devices.opencl_platform import Place
+from nnconv.runtime.devices.opencl import cache as opencl_cache
+from nnconv.runtime.devices.opencl.cache import binary_path, build_all, source_of
+from nnconv.runtime.devices.opencl.platform import Place
 from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.movement import copy

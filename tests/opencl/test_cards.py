@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl_platform import Place, as_card
-from nnconv.runtime.devices.opencl_program import check_reach
+from nnconv.runtime.devices.opencl.platform import Place, as_card
+from nnconv.runtime.devices.opencl.program import check_reach
 from nnconv.runtime.executor import compile_model
 from nnconv.runtime.kernels.elementwise import Strided
-from nnconv.runtime.kernels.groups_product import BLOCKS
+from nnconv.runtime.kernels.groups.product import BLOCKS
 from nnconv.runtime.kernels.movement import copy
 from nnconv.runtime.kernels.opencl import Form, opencl_text
 from nnconv.runtime.kernels.target import Groups, Target

@@ -12,7 +12,7 @@ import pytest
 
 from nnconv.runtime.devices import jit
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl_platform import Place, translated
+from nnconv.runtime.devices.opencl.platform import Place, translated
 from nnconv.runtime.executor import Executable, compile_model
 from nnconv.runtime.kernels.opencl import Form
 from nnconv.schemas.errors import UnsupportedError

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from nnconv.runtime.devices import available, open_device, opencl_platform
-from nnconv.runtime.devices.opencl_platform import Place
+from nnconv.runtime.devices import available, open_device
+from nnconv.runtime.devices.opencl import platform as opencl_platform
+from nnconv.runtime.devices.opencl.platform import Place
 from nnconv.schemas.errors import InputError, MissingExtraError, UnsupportedError
 
 
@@ -89,7 +90,7 @@ def test_pocl_caches_in_our_folder_unless_the_user_says_otherwise(
     chosen: str, shown: str, tmp_path: Any
 ) -> None:
     text = (
-        "import os; from nnconv.runtime.devices.opencl_platform import require; require();"
+        "import os; from nnconv.runtime.devices.opencl.platform import require; require();"
         "print(os.environ['POCL_CACHE_DIR'])"
     )
     variables = {"NNCONV_HOME": str(tmp_path), "PATH": ""}

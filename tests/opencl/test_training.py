@@ -10,7 +10,7 @@ import pytest
 
 import nnconv
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl_platform import Place
+from nnconv.runtime.devices.opencl.platform import Place
 from nnconv.runtime.devices.pair import PairDevice
 from nnconv.runtime.devices.reference import ReferenceDevice
 from nnconv.runtime.executor import compile_model

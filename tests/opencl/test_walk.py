@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from nnconv.api import save
 from nnconv.cli.main import cli
-from nnconv.runtime.devices.opencl_platform import Place
+from nnconv.runtime.devices.opencl.platform import Place
 from nnconv.runtime.executor import compile_model
 from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.movement import copy

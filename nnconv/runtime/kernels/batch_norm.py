@@ -1,6 +1,6 @@
 """Statistics over a batch by channel, and the sums of their gradient.
 
-Samples lie in lanes (samples.py) or values are plain; either way a plane, one channel of one image
+Samples lie in lanes (samples/) or values are plain; either way a plane, one channel of one image
 or of one group of samples, is an item of its own and leaves a few numbers, which a second, small
 kernel joins for each channel in the planes' order. What follows (normalising, scale, ReLU) is a
 chain with a number a channel, and so costs one pass over memory.
@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.language import F32, Argument, Index, Kernel, Printer, Value
-from nnconv.runtime.kernels.samples import Cut, some_lanes
+from nnconv.runtime.kernels.samples.lanes import Cut, some_lanes
 
 _PARTIALS = 4  # independent sums: hides the latency of an addition, and rounds less
 _LONG = 512  # vectors of a plane: a longer one is summed row by row

@@ -26,7 +26,7 @@ from nnconv.runtime.kernels.language import (
     Register,
     Value,
 )
-from nnconv.runtime.kernels.samples import Cut
+from nnconv.runtime.kernels.samples.lanes import Cut
 from nnconv.schemas.errors import InternalError
 
 PARTIALS = 4  # independent sums: hides the latency of an addition, and rounds less

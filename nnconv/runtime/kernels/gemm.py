@@ -20,7 +20,7 @@ from nnconv.runtime.kernels.copying import copy, transpose
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
-from nnconv.runtime.kernels.samples import Cut
+from nnconv.runtime.kernels.samples.lanes import Cut
 from nnconv.runtime.kernels.target import Target
 from nnconv.schemas.errors import InternalError
 

@@ -2,7 +2,7 @@
 
 Positions are all elements but the axis of the classes: outer x inner, a label each, as floats or
 integers. Lanes run along the classes where they are contiguous, else along positions. A label that
-is no class gives NaN: a kernel cannot raise. (With samples in lanes: samples_loss.py.)
+is no class gives NaN: a kernel cannot raise. (With samples in lanes: samples/loss.py.)
 """
 
 from __future__ import annotations

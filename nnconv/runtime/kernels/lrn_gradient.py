@@ -9,7 +9,7 @@ from typing import ClassVar
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.functions import power
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value
-from nnconv.runtime.kernels.samples import Cut
+from nnconv.runtime.kernels.samples.lanes import Cut
 
 _VECTORS = 4  # side by side in an item, so that memory is read in longer runs
 

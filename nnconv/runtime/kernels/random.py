@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.elementwise import Strided, space
 from nnconv.runtime.kernels.language import U32, Argument, Index, Kernel, Printer, Value
-from nnconv.runtime.kernels.samples import Cut
+from nnconv.runtime.kernels.samples.lanes import Cut
 from nnconv.runtime.random import MULTIPLIERS, ROUNDS, next_key
 from nnconv.schemas.errors import InternalError
 

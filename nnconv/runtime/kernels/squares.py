@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
-from nnconv.runtime.kernels.samples import some_lanes
+from nnconv.runtime.kernels.samples.lanes import some_lanes
 
 _PARTIALS = 4  # independent sums: hides the latency of a multiply-add, and rounds less
 PIECE = 16384  # elements of a grid item, some microseconds of work; whole turns of vectors

@@ -33,8 +33,8 @@ from nnconv.runtime.lowering.elementwise import (
     emit_chain,
     follow,
 )
-from nnconv.runtime.lowering.gradients import ChannelSum, channel_sum, only_next
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.losses import ChannelSum, channel_sum, only_next
 from nnconv.runtime.lowering.layout import Operand, Place, dense_array, is_float
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Where values lie: buffers, windows on them, and the three forms a value may take.
 
 A value is plain (lanes 1: row-major, as numpy has it), blocked (nChw16c, `lanes` channels side by
-side), or has its samples side by side, as training wants it (kernels/samples.py): then `lanes` is
+side), or has its samples side by side, as training wants it (kernels/samples/): then `lanes` is
 negative. All are an `Array` on a `Buffer`; so a slice of a concatenation, a picture with a border
 and the user's own input differ in numbers only.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Border
 from nnconv.runtime.kernels.elementwise import Strided
-from nnconv.runtime.kernels.samples import samples_array
+from nnconv.runtime.kernels.samples.lanes import samples_array
 from nnconv.schemas.dims import evaluate_shape, names
 from nnconv.schemas.types import DType
 

@@ -14,14 +14,14 @@ from nnconv.runtime.kernels.losses import Hits, SoftmaxLoss, SoftmaxLossGrad
 from nnconv.runtime.kernels.reduce import Axis
 from nnconv.runtime.lowering.claims import Claim, Scope, lowers, sizes
 from nnconv.runtime.lowering.fold import Work, fold
-from nnconv.runtime.lowering.gradients import (
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.losses import (
     divisor,
     label_count,
     label_divisor,
     labels_at,
     scores_and_labels,
 )
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Place, is_float
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.norm import LRN
 from nnconv.runtime.kernels.reduce import Axis, Softmax
-from nnconv.runtime.kernels.samples_norm import Response, SampleLRN
+from nnconv.runtime.kernels.samples.norm import Response, SampleLRN
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.layout import is_float
 

@@ -2,7 +2,7 @@
 
 Where many rows meet the right operand it is brought into panels first, as stored weights are; where
 few do, or where it stays in the cache, it is read as it lies. Rules for stored weights (linear.py)
-and for training (gradients_linear.py) come first.
+and for training (gradients/linear.py) come first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.gemm import gemm, pack_kernels, packed_size
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Scope, lowers, sizes
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Operand, is_float
 
 if TYPE_CHECKING:

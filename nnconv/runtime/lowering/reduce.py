@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain
 from nnconv.runtime.kernels.fold import RECIPES
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.lowering import gradients, pool, squares  # noqa: F401  their rules come first
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.fold import Work, fold
-from nnconv.runtime.lowering.gradients_conv import plain
+from nnconv.runtime.lowering.gradients.conv import plain
 from nnconv.runtime.lowering.layout import Place, is_float, strided_plain
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Array
-from nnconv.runtime.kernels.groups_reduce import GroupSquares, GroupTotal
+from nnconv.runtime.kernels.groups.reduce import GroupSquares, GroupTotal
 from nnconv.runtime.kernels.squares import PIECE, SquareSums, Total
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.layout import Operand, Place, is_float

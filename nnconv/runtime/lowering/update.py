@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nnconv.runtime.kernels.elementwise import chain
-from nnconv.runtime.kernels.samples import Finish
+from nnconv.runtime.kernels.samples.lanes import Finish
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.elementwise import ELEMENTWISE, Program, append, conditions, input_of
-from nnconv.runtime.lowering.gradients_conv import plain
+from nnconv.runtime.lowering.gradients.conv import plain
 from nnconv.runtime.lowering.layout import Operand, Place, is_float, strided_plain
 from nnconv.runtime.lowering.squares import leave_squares
 

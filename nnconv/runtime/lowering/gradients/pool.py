@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.samples_pool import (
+from nnconv.runtime.kernels.samples.pool import (
     SampleAveragePoolGrad,
     SampleMaxPool,
     SampleMaxPoolGrad,

@@ -1,4 +1,4 @@
-"""Pooling that remembers, and its gradient, on arrays whose lanes are samples (samples.py).
+"""Pooling that remembers, and its gradient, on arrays whose lanes are samples (lanes.py).
 
 The forward kernel writes, beside the largest element of each window, which of the window's taps it
 was; the gradient then needs neither the input nor a search. A pixel's gradient is the sum over the
@@ -14,7 +14,7 @@ from typing import ClassVar
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
-from nnconv.runtime.kernels.samples import dense_like
+from nnconv.runtime.kernels.samples.lanes import dense_like
 
 
 def _taps(

@@ -1,7 +1,7 @@
 """Softmax with cross entropy and its gradient on graphics cards: a group a sample.
 
 Samples are rows of contiguous scores; where classes are not the last axis, neighbouring work-items
-are neighbouring pixels, and samples_loss.py has the kernels.
+are neighbouring pixels, and samples/loss.py has the kernels.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.functions import exp, log
-from nnconv.runtime.kernels.groups_reduce import peak_and_total
-from nnconv.runtime.kernels.groups_vector import fold, stride_over
+from nnconv.runtime.kernels.groups.reduce import peak_and_total
+from nnconv.runtime.kernels.groups.vector import fold, stride_over
 from nnconv.runtime.kernels.language import (
     DTYPES,
     F32,

@@ -1,8 +1,8 @@
 """OpenCL devices: the kernels of the cpu device, printed as OpenCL C, on any vendor's hardware.
 
 `opencl[:PLATFORM[:DEVICE]]` names one, each part a number or a part of the name. What a plan is
-made of is decided where the cpu device decides it (lowering/); this package's opencl_* modules
-find devices, build programs and run them.
+made of is decided where the cpu device decides it (lowering/); the modules here find devices, build
+programs and run them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.devices.base import Device, DeviceInfo, Program, Settings
 from nnconv.runtime.devices.jobs import default_threads
-from nnconv.runtime.devices.opencl_cache import GroupTooLargeError
-from nnconv.runtime.devices.opencl_platform import Place, find_all, open_place, select
-from nnconv.runtime.devices.opencl_program import OpenCLProgram
-from nnconv.runtime.devices.opencl_tune import OpenCLTuner
-from nnconv.runtime.devices.opencl_walk import WalkProgram
+from nnconv.runtime.devices.opencl.cache import GroupTooLargeError
+from nnconv.runtime.devices.opencl.platform import Place, find_all, open_place, select
+from nnconv.runtime.devices.opencl.program import OpenCLProgram
+from nnconv.runtime.devices.opencl.tune import OpenCLTuner
+from nnconv.runtime.devices.opencl.walk import WalkProgram
 from nnconv.runtime.lowering.build import lower
 from nnconv.runtime.lowering.pack import Store
 from nnconv.runtime.ops import has_kernel

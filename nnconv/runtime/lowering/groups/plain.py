@@ -9,13 +9,13 @@ from nnconv.runtime.kernels.copying import copy
 from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.fold import RECIPES
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.groups_pool import ElementLRN, ElementPool
-from nnconv.runtime.kernels.groups_reduce import Box, GroupReduce, GroupSoftmax
-from nnconv.runtime.kernels.groups_vector import item_count
+from nnconv.runtime.kernels.groups.pool import ElementLRN, ElementPool
+from nnconv.runtime.kernels.groups.reduce import Box, GroupReduce, GroupSoftmax
+from nnconv.runtime.kernels.groups.vector import item_count
 from nnconv.runtime.lowering.claims import Claim, Scope, image, sizes
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
-from nnconv.runtime.lowering.gradients_pool import pool_window, remembered
-from nnconv.runtime.lowering.groups import groups_of, on_cards
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.pool import pool_window, remembered
+from nnconv.runtime.lowering.groups.products import groups_of, on_cards
 from nnconv.runtime.lowering.layout import Operand, is_float
 from nnconv.runtime.lowering.pool import averaging
 from nnconv.runtime.lowering.squares import is_whole

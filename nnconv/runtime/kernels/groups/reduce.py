@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.functions import Activation, exp, log
-from nnconv.runtime.kernels.groups_vector import NEUTRAL, ROUNDS, fold, join, stride_over
+from nnconv.runtime.kernels.groups.vector import NEUTRAL, ROUNDS, fold, join, stride_over
 from nnconv.runtime.kernels.language import (
     Argument,
     Condition,

@@ -15,8 +15,8 @@ import numpy as np
 
 from nnconv.runtime.devices.cpu import Addressed, CpuProgram, Runnable
 from nnconv.runtime.devices.jobs import aligned
-from nnconv.runtime.devices.opencl_cache import Built, build_text
-from nnconv.runtime.devices.opencl_platform import Place, require, translated
+from nnconv.runtime.devices.opencl.cache import Built, build_text
+from nnconv.runtime.devices.opencl.platform import Place, require, translated
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.opencl_walk import COUNTER_WORDS, JOB_WORDS, walk_text
 from nnconv.runtime.lowering.build import HostCall, Lowered

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nnconv.runtime.kernels.groups_product import Ending, Finisher, Goal
+from nnconv.runtime.kernels.groups.product import Ending, Finisher, Goal
 from nnconv.runtime.kernels.language import (
     Argument,
     Condition,

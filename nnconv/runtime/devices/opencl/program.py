@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnconv.runtime.devices.base import Step
-from nnconv.runtime.devices.opencl_cache import Built, build_all
-from nnconv.runtime.devices.opencl_platform import Place, require, translated
-from nnconv.runtime.devices.opencl_states import Pool, Resident
+from nnconv.runtime.devices.opencl.cache import Built, build_all
+from nnconv.runtime.devices.opencl.platform import Place, require, translated
+from nnconv.runtime.devices.opencl.states import Pool, Resident
 from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch
 from nnconv.runtime.lowering.layout import Buffer, Home, Operand, numpy_view
 from nnconv.runtime.random import two_words

@@ -10,13 +10,13 @@ import numpy as np
 
 from nnconv.runtime.kernels.elementwise import Step, Strided
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.groups_loss import GroupLabelCount
-from nnconv.runtime.kernels.groups_vector import item_count
-from nnconv.runtime.kernels.samples_conv import SampleSum
-from nnconv.runtime.kernels.samples_loss import SampleLoss, SampleLossGrad
+from nnconv.runtime.kernels.groups.loss import GroupLabelCount
+from nnconv.runtime.kernels.groups.vector import item_count
+from nnconv.runtime.kernels.samples.conv import SampleSum
+from nnconv.runtime.kernels.samples.loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
 from nnconv.runtime.lowering.fold import Work, fold
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Operand, Place, is_float
 
 if TYPE_CHECKING:

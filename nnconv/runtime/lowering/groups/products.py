@@ -17,22 +17,22 @@ from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.elementwise import Strided
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.groups_depthwise import GroupwiseConv
-from nnconv.runtime.kernels.groups_operands import Factors, Pixels
-from nnconv.runtime.kernels.groups_product import (
+from nnconv.runtime.kernels.groups.depthwise import GroupwiseConv
+from nnconv.runtime.kernels.groups.operands import Factors, Pixels
+from nnconv.runtime.kernels.groups.product import (
     Ending,
     Goal,
     Product,
     every_product,
     split_sum,
 )
-from nnconv.runtime.kernels.groups_vector import FewRows
+from nnconv.runtime.kernels.groups.vector import FewRows
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.movement import copy
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Rule, Scope, image, lowers, sizes
 from nnconv.runtime.lowering.conv import epilogue
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import Buffer, Floats, Home, Operand, Place, is_float
 from nnconv.runtime.ops.windows import geometry
 

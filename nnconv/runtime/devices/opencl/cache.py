@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnconv.runtime.devices import jit
-from nnconv.runtime.devices.opencl_platform import Place, require, translated
+from nnconv.runtime.devices.opencl.platform import Place, require, translated
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.opencl import opencl_text
 from nnconv.schemas.errors import UnsupportedError

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.arrays import Border
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import Activation
-from nnconv.runtime.kernels.samples_conv import sample_conv, sample_conv_weights
-from nnconv.runtime.kernels.samples_windows import (
+from nnconv.runtime.kernels.samples.conv import sample_conv, sample_conv_weights
+from nnconv.runtime.kernels.samples.windows import (
     Axis,
     Volume,
     WindowsConv,
@@ -22,7 +22,7 @@ from nnconv.runtime.kernels.samples_windows import (
 )
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
-from nnconv.runtime.lowering.gradients_pool import argmax_place, pools_like, remembered
+from nnconv.runtime.lowering.gradients.pool import argmax_place, pools_like, remembered
 from nnconv.runtime.lowering.layout import Place, dense_array, is_float
 from nnconv.runtime.lowering.windows import Image, conv_geometry, planar, plane
 from nnconv.runtime.ops.conv import Transposed, transposed_geometry

@@ -1,4 +1,4 @@
-"""Softmax with cross entropy and its gradient on arrays whose lanes are samples (samples.py).
+"""Softmax with cross entropy and its gradient on arrays whose lanes are samples (lanes.py).
 
 Everything is done lane by lane, without shuffles. Labels lie one a sample and pixel, as floats or
 integers. The gradient computes the softmax again: it costs less than keeping it.
@@ -23,7 +23,7 @@ from nnconv.runtime.kernels.language import (
     Value,
 )
 from nnconv.runtime.kernels.losses import FLOOR
-from nnconv.runtime.kernels.samples import Cut
+from nnconv.runtime.kernels.samples.lanes import Cut
 
 
 @dataclass(frozen=True)

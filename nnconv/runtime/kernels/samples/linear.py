@@ -14,7 +14,7 @@ from typing import ClassVar
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
-from nnconv.runtime.kernels.samples import Cut, Finish, cut_tile, even_piece
+from nnconv.runtime.kernels.samples.lanes import Cut, Finish, cut_tile, even_piece
 from nnconv.runtime.kernels.target import Target
 
 _IMAGES = 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.samples_linear import (
+from nnconv.runtime.kernels.samples.linear import (
     SampleGemmOptions,
     SampleRows,
     sample_gemm,
@@ -18,7 +18,7 @@ from nnconv.runtime.kernels.samples_linear import (
 )
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, sizes
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import is_float
 from nnconv.runtime.lowering.update import finish, update_at
 

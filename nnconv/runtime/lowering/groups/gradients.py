@@ -1,6 +1,6 @@
 """Gradients of convolutions, losses and pools on graphics cards.
 
-Gradients of products are products again: groups.py has their rule.
+Gradients of products are products again: products.py has their rule.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.groups_loss import RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups_operands import Pixels, Windows
-from nnconv.runtime.kernels.groups_pool import (
+from nnconv.runtime.kernels.groups.loss import RowLoss, RowLossGrad
+from nnconv.runtime.kernels.groups.operands import Pixels, Windows
+from nnconv.runtime.kernels.groups.pool import (
     ElementAveragePoolGrad,
     ElementMaxPoolGrad,
     ElementPool,
 )
-from nnconv.runtime.kernels.groups_product import Goal, every_product
-from nnconv.runtime.kernels.groups_reduce import GroupTotal
-from nnconv.runtime.kernels.groups_vector import item_count
-from nnconv.runtime.kernels.samples_loss import SampleLoss, SampleLossGrad
+from nnconv.runtime.kernels.groups.product import Goal, every_product
+from nnconv.runtime.kernels.groups.reduce import GroupTotal
+from nnconv.runtime.kernels.groups.vector import item_count
+from nnconv.runtime.kernels.samples.loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Scope, sizes
-from nnconv.runtime.lowering.gradients import label_divisor, labels_at, scores_and_labels
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
-from nnconv.runtime.lowering.gradients_pool import (
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.losses import label_divisor, labels_at, scores_and_labels
+from nnconv.runtime.lowering.gradients.pool import (
     FORWARD,
     is_maximum,
     pool_window,
     pools_like,
     remembered,
 )
-from nnconv.runtime.lowering.groups import (
+from nnconv.runtime.lowering.groups.products import (
     geometry_of,
     groups_of,
     lying_weights,

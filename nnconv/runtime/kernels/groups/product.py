@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.functions import NONE, Activation
-from nnconv.runtime.kernels.groups_operands import Operand
+from nnconv.runtime.kernels.groups.operands import Operand
 from nnconv.runtime.kernels.language import (
     Argument,
     Index,

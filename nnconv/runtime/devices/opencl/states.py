@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnconv.runtime.devices.opencl_platform import Place, require, translated
+from nnconv.runtime.devices.opencl.platform import Place, require, translated
 
 if TYPE_CHECKING:
     from nnconv.schemas.types import Array

@@ -2,7 +2,7 @@
 
 Nothing here needs a border: which taps of a window, or which windows of a tap, lie inside is told
 by run-time bounds, so any stride, dilation and padding goes. Weights are read
-where the model has them, [outputs][inputs of a group][kernel]. samples_conv.py is faster where
+where the model has them, [outputs][inputs of a group][kernel]. conv.py is faster where
 there are two axes and a border can be had.
 """
 
@@ -17,7 +17,7 @@ from typing import ClassVar
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
-from nnconv.runtime.kernels.samples import Cut, cut_tile, even_piece, masked, sample_groups
+from nnconv.runtime.kernels.samples.lanes import Cut, cut_tile, even_piece, masked, sample_groups
 from nnconv.runtime.kernels.target import Target
 
 Bounds = tuple[Index, Index]

@@ -1,9 +1,9 @@
-"""Convolution and its gradients on arrays whose lanes are samples (samples.py).
+"""Convolution and its gradients on arrays whose lanes are samples (lanes.py).
 
 Weights are read where the model has them, [outputs][inputs of a group][rows][columns], one scalar
 at a time to all lanes. A tile is some channels times some vectors, all in registers; loops over
 channels and taps are rolled. What lies outside an image is its border of zeros. The gradient of the
-data is samples_windows.py's, where taps outside are left out: most of a narrow map would meet
+data is windows.py's, where taps outside are left out: most of a narrow map would meet
 nothing.
 """
 
@@ -17,7 +17,7 @@ from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Register, Value
-from nnconv.runtime.kernels.samples import (
+from nnconv.runtime.kernels.samples.lanes import (
     Cut,
     cut_tile,
     dense_like,

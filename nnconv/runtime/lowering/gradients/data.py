@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.samples_conv import sample_conv
+from nnconv.runtime.kernels.samples.conv import sample_conv
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
-from nnconv.runtime.lowering.gradients_conv import plain, plain_reads
+from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.layout import dense_array, is_float
 from nnconv.runtime.ops.windows import geometry
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nnconv.runtime.devices.opencl_cache import GroupTooLargeError, build_all
-from nnconv.runtime.devices.opencl_platform import Place, require, translated
+from nnconv.runtime.devices.opencl.cache import GroupTooLargeError, build_all
+from nnconv.runtime.devices.opencl.platform import Place, require, translated
 from nnconv.runtime.lowering.layout import Buffer
 from nnconv.runtime.tune import Trial, Tuner
 

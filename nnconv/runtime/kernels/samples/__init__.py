@@ -1,0 +1,1 @@
+"""Kernels of training on processors: the lanes of a vector are samples (lanes.py)."""

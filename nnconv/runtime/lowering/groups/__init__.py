@@ -1,0 +1,1 @@
+"""Rules that hold on graphics cards alone, and there come before all others."""
