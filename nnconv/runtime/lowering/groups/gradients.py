@@ -20,6 +20,7 @@ from nnconv.runtime.kernels.groups.pool import (
 from nnconv.runtime.kernels.groups.product import Goal, every_product
 from nnconv.runtime.kernels.groups.reduce import GroupTotal
 from nnconv.runtime.kernels.groups.vector import item_count
+from nnconv.runtime.kernels.pool import LOWEST
 from nnconv.runtime.kernels.samples.loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Scope, sizes
 from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
@@ -103,7 +104,8 @@ def max_pool(node: Node, scope: Scope) -> Claim | None:
         source, made = plain(builder, x), builder.write(y)
         dense = Array.dense(*_image(y))
         won = builder.remembered[node] = Place(builder.buffer(dense.size), dense)
-        builder.job(ElementPool(source.view, made.view, found[0], index=True), source, made, won)
+        kernel = ElementPool(source.view, made.view, found[0], lowest=LOWEST, index=True)
+        builder.job(kernel, source, made, won)
         return "max pool, remembered"
 
     return Claim((node,), plain_reads((x,), scope), y, 1, emit)
