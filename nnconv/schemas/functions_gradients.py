@@ -206,6 +206,18 @@ def max_pool_grad(node: Node, mode: str) -> Sequence[Value] | None:
     return [_scattered(places, dy, graph.emit("Shape", x))]
 
 
+@function("nnconv.GlobalMaxPoolGrad")
+def global_max_pool_grad(node: Node, mode: str) -> Sequence[Value] | None:
+    """dy to the place that ArgMax finds in each plane."""
+    graph, x, dy = node.graph, node.required(0), node.required(1)
+    planes = graph.emit("Reshape", x, _integers(graph, [0, 0, -1]))
+    place = graph.emit("ArgMax", planes, axis=2, keepdims=1)
+    share = graph.emit("Reshape", dy, _integers(graph, [0, 0, 1]))
+    zeros = _zeros(graph.emit("Shape", planes), dy.dtype)
+    dx = graph.emit("ScatterElements", zeros, place, share, axis=2)
+    return [graph.emit("Reshape", dx, graph.emit("Shape", x))]
+
+
 @function("nnconv.AveragePoolGrad")
 def average_pool_grad(node: Node, mode: str) -> Sequence[Value] | None:
     dy, x = node.required(0), node.output

@@ -23,6 +23,8 @@ OPERATORS: dict[str, Operator] = {
         declare("ConvGradWeights", "X dY shape", "dW", **_CONV),
         # to the first of the largest cells of each window, as MaxPool's indices name it
         declare("MaxPoolGrad", "X dY", "dX", storage_order=0, **_POOL),
+        # to the first of the largest cells of each plane
+        declare("GlobalMaxPoolGrad", "X dY", "dX"),
         declare("AveragePoolGrad", "dY shape", "dX", count_include_pad=0, **_POOL),
         declare(
             "PoolGrad",

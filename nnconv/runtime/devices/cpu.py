@@ -210,7 +210,7 @@ class _Frame:
             self._empty[slot] = data
         own = _small_results(lowered)
         for slot in own:
-            self._empty[slot] = np.empty(lowered.fresh[slot], np.float32)
+            self._empty[slot] = _fresh(lowered, slot)
         self._results = [(r.slot, r.copy or r.slot in own) for r in lowered.results]
         self._small_feeds: list[tuple[int, Array]] | None = None
 
@@ -234,9 +234,9 @@ class _Frame:
             values[slot] = here
         for slot, array in spares:
             values[slot] = array
-        for slot, sizes in lowered.fresh.items():
+        for slot in lowered.fresh:
             if values[slot] is None:
-                values[slot] = np.empty(sizes, np.float32)
+                values[slot] = _fresh(lowered, slot)
         for number, stage in enumerate(lowered.stages):
             if isinstance(stage, HostCall):
                 self._call(number, stage, values, step, watch)
@@ -336,6 +336,11 @@ def _lasting(lowered: Lowered) -> set[int]:
     first = len(lowered.results) - lowered.states
     written = {result.slot for result in lowered.results[first:]}
     return {*lowered.feeds[len(lowered.feeds) - lowered.states :], *written}
+
+
+def _fresh(lowered: Lowered, slot: int) -> Array:
+    """An array for what kernels compute outside the arena."""
+    return np.empty(lowered.fresh[slot], lowered.types.get(slot, np.float32))
 
 
 def _small_results(lowered: Lowered) -> set[int]:

@@ -17,7 +17,24 @@ from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
 
+LOWEST = -3.4028234663852886e38  # -FLT_MAX, what Caffe's maximum starts from
 _UNROLLED = 8  # taps of a row that are printed one by one; wider windows get a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How pixels are numbered: row * down + column * across, and `plane` more for each plane
+    before theirs; written as a type of the language.
+    """
+
+    down: int
+    across: int
+    plane: int = 0
+    kind: str = "f32"
+
+    def number(self, row: Index | int, column: Index | int) -> Index:
+        """Within the plane."""
+        return Index.of(row) * self.down + Index.of(column) * self.across
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,8 @@ class Pool(Kernel):
     """y = largest or mean element of each window of x, both blocked with equal lanes.
 
     `average` with `include_pad` divides by the window's extent inside the padded image (`pad_end`
-    is
-    the padding at the bottom and right); without it, by the extent inside the image itself.
+    is the padding at the bottom and right); without it, by the extent inside the image itself. The
+    maximum is never below `lowest`, which is that of a window wholly outside.
     """
 
     family: ClassVar[str] = "pool"
@@ -37,6 +54,7 @@ class Pool(Kernel):
     average: bool = False
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
+    lowest: float = -math.inf
 
     @property
     def lanes(self) -> int:
@@ -129,7 +147,7 @@ class Pool(Kernel):
     def _window(
         self, k: Printer, corner: Index, start: Index | int, stop: Index | int, taps: range
     ) -> Value:
-        neutral = k.constant(0.0 if self.average else -math.inf)
+        neutral = k.constant(0.0 if self.average else self.lowest)
         total = k.register(neutral, "total")
         step = self.window.dilation[1] * self.x.column
         with k.loop(stop, start=start, name="kh") as kh:

@@ -86,7 +86,8 @@ class Lowered:
     """A plan's work and memory, ready to be given addresses.
 
     The run's arrays live in `slots` slots: `feeds` are filled by the caller, `stored` are
-    constants for reference kernels, `fresh` are allocated for each run with the given sizes.
+    constants for reference kernels, `fresh` are allocated for each run with the given sizes, as
+    float32 or what `types` says.
     """
 
     steps: list[Step]
@@ -95,6 +96,7 @@ class Lowered:
     feeds: list[int]
     stored: dict[int, Any]
     fresh: dict[int, tuple[int, ...]]
+    types: dict[int, Any]
     results: list[Result]
     states: int  # how many of the results, the last ones, are next values of states
     arena: int  # elements
@@ -151,6 +153,7 @@ class Builder:
         self._slots: dict[Value, int] = {}
         self._stored: dict[int, Any] = {}
         self._fresh: dict[int, tuple[int, ...]] = {}
+        self._types: dict[int, Any] = {}
         self._slot_count = 1  # slot 0 stands for omitted inputs
         self._number_slot = -1
         self._buffers: list[Buffer] = []
@@ -280,6 +283,14 @@ class Builder:
         self._fresh[slot] = sizes(value)
         array = dense_array(sizes(value), 1)
         return Place(Buffer(Home.HOST, array.size, slot=slot), array)
+
+    def write_whole(self, value: Value) -> Buffer:
+        """Where integers are to be computed: always in an array of the run, as its readers on the
+        host and outside want them.
+        """
+        slot = self._slot(value)
+        self._fresh[slot], self._types[slot] = sizes(value), value.dtype.numpy
+        return self.host(value)
 
     def buffer(self, size: int) -> Buffer:
         """Arena memory for as long as jobs use it: also scratch."""
@@ -486,7 +497,7 @@ class Builder:
         self._fill()
         return Lowered(
             self._steps, self._stages, self._slot_count, self._feeds, self._stored, self._fresh,
-            results, len(self.graph.state), arena, self._number_slot,
+            self._types, results, len(self.graph.state), arena, self._number_slot,
         )  # fmt: skip
 
     def _result(self, value: Value) -> Result:

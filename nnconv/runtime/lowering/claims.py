@@ -67,6 +67,8 @@ class Claim:
 
 Rule = Callable[["Node", "Scope"], Claim | None]
 RULES: dict[str, list[Rule]] = {}
+WHOLE: dict[str, list[Rule]] = {}
+"""Rules for nodes that give integers, in the order of their modules' names."""
 _FIRST: set[tuple[str, Rule]] = set()
 
 
@@ -81,6 +83,17 @@ def lowers(*ops: str, first: bool = False) -> Callable[[Rule], Rule]:
             known = RULES.setdefault(op, [])
             known.append(rule)
             known.sort(key=lambda each: ((op, each) not in _FIRST, each.__module__))
+        return rule
+
+    return register
+
+
+def lowers_whole(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operators where some of their results are integers (numbers.py)."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            WHOLE.setdefault(op, []).append(rule)
         return rule
 
     return register
@@ -120,10 +133,11 @@ class Scope:
         return self.lanes.get(value, 1)
 
     def label_type(self, value: Value) -> str | None:
-        """How kernels call the type of labels, which may be integers that a run is given."""
+        """How kernels call the type of labels, which may be integers in an array of the run."""
         if is_float(value):
             return "f32"
-        given = value in self.graph.inputs and extents(value) is not None
+        found = extents(value)
+        given = found is not None and all(found) and self.constant(value) is None
         return {DType.INT64: "i64", DType.INT32: "i32"}.get(value.dtype) if given else None
 
     def lanewise(self, value: Value) -> int:
@@ -134,6 +148,15 @@ class Scope:
     def is_result(self, value: Value) -> bool:
         """Whether somebody outside the graph needs a value."""
         return value in self._results
+
+    def is_wanted(self, value: Value) -> bool:
+        """Whether anybody needs a value."""
+        return bool(value.uses) or self.is_result(value)
+
+    def comes_before(self, readers: Iterable[Node], node: Node) -> bool:
+        """Whether one of the readers has its turn before a node."""
+        turns = self.remember("turns", lambda: {n: i for i, n in enumerate(self.graph.nodes)})
+        return any(turns[reader] < turns[node] for reader in readers)
 
     def only_reader(self, value: Value) -> Node | None:
         """The free node that alone reads a value which nobody outside needs."""
@@ -160,9 +183,9 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
 
 
 def _claim(node: Node, scope: Scope) -> Claim | None:
-    if node.op not in RULES or not all(is_float(value) for value in node.outputs):
-        return None
-    found = next((claim for rule in RULES[node.op] if (claim := rule(node, scope))), None)
+    rules = RULES if all(is_float(value) for value in node.outputs) else WHOLE
+    claims = (claim for rule in rules.get(node.op, ()) if (claim := rule(node, scope)))
+    found = next(claims, None)
     return found.with_plain_samples() if found and scope.width == 1 else found
 
 

@@ -119,7 +119,7 @@ def _seen(array: Array, outer: int, extents: tuple[int, int]) -> Array:
 def pool_passes(node: Node, x: Value, y: Value) -> list[Pass] | None:
     """A pool over any number of axes as passes over planes: first the last two axes, then each one
     before them, so that the first of equals in row-major order wins. None where kernels do not
-    follow: a negative pad, a window wholly outside.
+    follow: a negative pad, a window wholly outside (but Caffe's over a plane may lie there).
     """
     if not is_float(x) or not is_float(y) or not 2 <= len(sizes(x)) == len(sizes(y)):
         return None
@@ -136,7 +136,8 @@ def pool_passes(node: Node, x: Value, y: Value) -> list[Pass] | None:
         if axes[1] < rank:
             window, ends = _upright(window), (ends[1], 0)
         step = Pass(math.prod(before[: part.start]), planes[0], planes[1], window, ends)
-        if any_empty(window, (0, 0, *step.x), (0, 0, *step.y)):
+        caffe = node.op in ("nnconv.Pool", "nnconv.PoolGrad") and rank <= 2
+        if not caffe and any_empty(window, (0, 0, *step.x), (0, 0, *step.y)):
             return None
         if math.prod(window.size) > _MOST_CELLS:
             return None

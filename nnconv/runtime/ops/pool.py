@@ -14,13 +14,10 @@ from nnconv.runtime.ops.registry import count, each_input, kernel
 from nnconv.runtime.ops.rules import (
     emit,
     gradient,
-    integers,
-    reshaped,
     shape_of,
     size_of,
     spread,
     through,
-    zeros_like,
 )
 from nnconv.runtime.ops.windows import Geometry, geometry, padded, shifted, unpadded
 from nnconv.schemas.errors import InputError, UnsupportedError
@@ -330,13 +327,17 @@ def d_global_average_pool(node: Node, dy: Value) -> Value:
 
 @gradient("GlobalMaxPool")
 def d_global_max_pool(node: Node, dy: Value) -> Value:
-    """To the first of the largest cells of each plane, as Caffe's mask says."""
-    x = node.required(0)
-    planes = emit("Reshape", x, integers(x, [0, 0, -1]))
-    place = emit("ArgMax", planes, axis=2, keepdims=1)
-    share = emit("Reshape", dy, integers(x, [0, 0, 1]))
-    dx = emit("ScatterElements", zeros_like(planes), place, share, axis=2)
-    return reshaped(dx, x)
+    return emit("nnconv.GlobalMaxPoolGrad", node.required(0), dy)
+
+
+@kernel("nnconv.GlobalMaxPoolGrad", macs=each_input)
+def global_max_pool_grad(x: Array, dy: Array) -> Array:
+    """dx: dy goes to the first of the largest cells of each plane, as Caffe's mask says."""
+    planes = x.reshape(*x.shape[:2], -1)
+    dx = np.zeros(planes.shape, dy.dtype)
+    place = planes.argmax(axis=2)[..., None]
+    np.put_along_axis(dx, place, dy.reshape(*x.shape[:2], 1), axis=2)
+    return dx.reshape(x.shape)
 
 
 @through("LpPool")

@@ -65,6 +65,7 @@ class Download:
     step: int
     buffer: Buffer
     sizes: tuple[int, ...] | None = None
+    dtype: Any = np.float32
     waits: bool = False  # for a host call, which needs it now
 
 
@@ -121,7 +122,8 @@ class Script:
     @property
     def downloaded_bytes(self) -> int:
         """From the device to the host, a run."""
-        return sum(4 * a.buffer.size for a in self.actions if isinstance(a, Download))
+        found = (a for a in self.actions if isinstance(a, Download))
+        return sum(np.dtype(a.dtype).itemsize * a.buffer.size for a in found)
 
     @property
     def resident_bytes(self) -> int:
@@ -186,8 +188,8 @@ class Script:
             return
         self._here.add(slot)
         step = self._transfer("to host", slot)
-        sizes = self.lowered.fresh.get(slot)
-        self.actions.append(Download(step, self.on_device[slot], sizes, waits))
+        sizes, dtype = self.lowered.fresh.get(slot), self.lowered.types.get(slot, np.float32)
+        self.actions.append(Download(step, self.on_device[slot], sizes, dtype, waits))
 
 
 def _written_slots(jobs: Iterable[KernelJob]) -> set[int]:
@@ -498,7 +500,7 @@ class _Run:
             sizes = action.sizes
             if sizes is None:
                 sizes = (resident or self.values[buffer.slot]).shape
-            target = self.values[buffer.slot] = np.empty(sizes, np.float32)
+            target = self.values[buffer.slot] = np.empty(sizes, action.dtype)
             source, start = self._memory(buffer.slot), 0
         return [
             require().enqueue_copy(

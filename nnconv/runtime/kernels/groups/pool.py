@@ -14,8 +14,18 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
+from nnconv.runtime.kernels.language import (
+    DTYPES,
+    F32,
+    I32,
+    Argument,
+    Index,
+    Kernel,
+    Printer,
+    Value,
+)
 from nnconv.runtime.kernels.norm import divided
+from nnconv.runtime.kernels.pool import Places
 
 Taps = tuple[Index | int, Index | int]  # from, to
 
@@ -42,7 +52,8 @@ class _ByElement(Kernel):
 class ElementPool(_ByElement):
     """y = largest or mean element of each window of x, as `pool.Pool` has it; plain arrays.
 
-    With `index` the maximum writes its tap too (row by row, the first of equals; -1: none).
+    With `index` the maximum writes its tap too (row by row, the first of equals; -1: none), with
+    `places` the number of its pixel. Then it starts from `lowest`, and NaN never wins.
     Arguments: x, y, [index (like y, dense)].
     """
 
@@ -54,7 +65,9 @@ class ElementPool(_ByElement):
     average: bool = False
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
+    lowest: float = -math.inf
     index: bool = False
+    places: Places | None = None
 
     @property
     def _made(self) -> Array:
@@ -62,7 +75,8 @@ class ElementPool(_ByElement):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        more = (Argument("index", written=True),) if self.index else ()
+        kind = self.places.kind if self.places else "f32"
+        more = (Argument("index", DTYPES[kind], written=True),) if self.index else ()
         return (Argument("x"), Argument("y", written=True), *more)
 
     @property
@@ -75,8 +89,8 @@ class ElementPool(_ByElement):
         for axis, place in enumerate((row, column)):
             corner.append(k.index(place * self.window.stride[axis] - self.window.pad[axis]))
             spans.append(self._inside(k, axis, corner[axis]))
-        best = k.register(k.constant(0.0 if self.average else -math.inf), "best")
-        which = k.register(k.constant(-1.0), "which")
+        best = k.register(k.constant(0.0 if self.average else self.lowest), "best")
+        which = k.register(k.constant(-1, I32), "which")
         (low, high), (left, right) = spans
         with k.loop(high, start=low, name="kh") as kh, k.loop(right, start=left, name="kw") as kw:
             down, across = (
@@ -85,10 +99,11 @@ class ElementPool(_ByElement):
             )
             value = k.scalar("x", self.x.at(image, channel, down, across))
             if self.index:
-                number = k.cast(k.index_value(kh * self.window.size[1] + kw, I32), F32)
-                loses = k.both(k.negate(value > best.value), k.negate(which.value < 0.0))
-                which.value = k.select(loses, which.value, number)
-                best.value = k.select(loses, best.value, value)
+                tap = kh * self.window.size[1] + kw
+                number = self.places.number(down, across) if self.places else tap
+                wins = value > best.value
+                which.value = k.select(wins, k.index_value(number), which.value)
+                best.value = k.select(wins, value, best.value)
             else:
                 best.value = best.value + value if self.average else k.max(best.value, value)
         result = best.value
@@ -98,7 +113,16 @@ class ElementPool(_ByElement):
         if self.index:
             y = self.y
             dense = Array.dense(y.batch, y.channels, y.height, y.width)
-            k.store("index", dense.at(image, channel, row, column), which.value)
+            number = self._number(k, which.value, image * y.channels + channel)
+            k.store("index", dense.at(image, channel, row, column), number)
+
+    def _number(self, k: Printer, which: Value, planes: Index) -> Value:
+        """What is noted of the pixel or tap that won."""
+        if self.places is None:
+            return k.cast(which, F32)
+        before = k.index_value(planes * self.places.plane)
+        number = k.select(which < 0, which, which + before)
+        return k.cast(number, DTYPES[self.places.kind])
 
     def _inside(self, k: Printer, axis: int, first: Index) -> Taps:
         """The taps of a window at `first` that lie in the picture."""

@@ -7,13 +7,15 @@ windows that it lies in, found by run-time bounds, so that every element has one
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
+from nnconv.runtime.kernels.order import Best, Order
+from nnconv.runtime.kernels.pool import LOWEST, Places
 from nnconv.runtime.kernels.samples.lanes import dense_like
 
 
@@ -30,9 +32,11 @@ def _taps(
 
 @dataclass(frozen=True)
 class SampleMaxPool(Kernel):
-    """y = the largest of each window, index = its tap (row by row, the first of equals; -1: none).
+    """y = the largest of each window, index = its tap (row by row, the first of equals; -1: none),
+    or its pixel's number where `places` says how that is counted.
 
-    Arguments: x, y, index (like y, without gaps).
+    As Caffe's, the maximum starts from -FLT_MAX, and NaN never wins. Arguments: x, y, index (as
+    `notes` says, else like y without gaps).
     """
 
     family: ClassVar[str] = "samples_max_pool"
@@ -40,6 +44,8 @@ class SampleMaxPool(Kernel):
     x: Array
     y: Array
     window: Window
+    places: Places | None = None
+    notes: Array | None = None
 
     @property
     def lanes(self) -> int:
@@ -67,20 +73,21 @@ class SampleMaxPool(Kernel):
         with k.loop(self.y.width, name="column") as column:
             edge = k.index(column * stride[1] - pad[1])
             left, right = _taps(k, edge, size[1], self.x.width, dilation[1])
-            best, place = k.register(k.constant(-math.inf)), k.register(k.constant(-1.0))
+            best, place = k.register(k.constant(LOWEST)), k.register(k.constant(-1.0))
             with (
                 k.loop(high, start=low, name="kh") as kh,
                 k.loop(right, start=left, name="kw") as kw,
             ):
                 cell = (top + kh * dilation[0], edge + kw * dilation[1])
                 value = k.load("x", self.x.at(image, channel, *cell))
-                number = k.splat(k.cast(k.index_value(kh * size[1] + kw, I32), F32))
-                empty = place.value < 0.0
-                wins = k.negate(k.both(k.negate(value > best.value), k.negate(empty)))
+                tap = self.places.number(*cell) if self.places else kh * size[1] + kw
+                number = k.splat(k.cast(k.index_value(tap, I32), F32))
+                wins = value > best.value
                 best.value = k.select(wins, value, best.value)
                 place.value = k.select(wins, number, place.value)
             k.store("y", self.y.at(image, channel, row, column), best.value)
-            k.store("index", dense_like(self.y).at(image, channel, row, column), place.value)
+            notes = self.notes or dense_like(self.y)
+            k.store("index", notes.at(image, channel, row, column), place.value)
 
 
 @dataclass(frozen=True)
@@ -247,3 +254,50 @@ class SampleAveragePoolGrad(_PoolGradient):
             low = 0
             high = _taps(k, first, size, inside + self.pad_end[axis], dilation)[1]
         return k.index_value(Index.of(high) - low, I32)
+
+
+@dataclass(frozen=True)
+class SamplePeakGrad(Kernel):
+    """dx = dy at the first of the largest elements of each plane of x, 0 elsewhere; blocks of
+    channels or of samples alike. Arguments: x, dy [planes], dx.
+    """
+
+    family: ClassVar[str] = "samples_peak_grad"
+
+    x: Array
+    dy: Array
+    dx: Array
+
+    @property
+    def lanes(self) -> int:
+        return self.dx.lanes
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return (self.dx.batch, self.dx.blocks)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        return (Argument("x"), Argument("dy"), Argument("dx", written=True))
+
+    @property
+    def bytes(self) -> int:
+        return 8 * self.dx.batch * self.dx.blocks * self.dx.pixels * self.lanes
+
+    def describe(self, k: Printer) -> None:
+        image, block = k.ids
+        order, best = Order(), Best.none(k, elements=False)
+        for row, column, place in self._pixels(k):
+            x = k.load("x", self.x.at(image, block, row, column))
+            key = order.key(k, x)
+            best.meet(k, key > best.key.value, key, place, x)
+        slope, first = k.load("dy", self.dy.at(image, block)), best.place.value
+        for row, column, place in self._pixels(k):
+            value = k.select(k.compare("eq", place, first), slope, k.constant(0.0))
+            k.store("dx", self.dx.at(image, block, row, column), value)
+
+    def _pixels(self, k: Printer) -> Iterator[tuple[Index, Index, Value]]:
+        """Row, column and number of each, in rolled loops."""
+        width = self.dx.width
+        with k.loop(self.dx.height, name="row") as row, k.loop(width, name="column") as column:
+            yield row, column, k.splat(k.index_value(row * width + column))

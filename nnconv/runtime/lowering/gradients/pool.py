@@ -16,9 +16,10 @@ from nnconv.runtime.kernels.samples.pool import (
     SampleAveragePoolGrad,
     SampleMaxPool,
     SampleMaxPoolGrad,
+    SamplePeakGrad,
 )
-from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers
-from nnconv.runtime.lowering.layout import Operand, Place
+from nnconv.runtime.lowering.claims import Claim, Read, Scope, image, lowers, sizes
+from nnconv.runtime.lowering.layout import Operand, Place, is_float
 from nnconv.runtime.lowering.windows import Pass, Stage, pool_passes, stages
 
 if TYPE_CHECKING:
@@ -166,3 +167,20 @@ def average_pool_grad(node: Node, scope: Scope) -> Claim | None:
         return "sample average pool gradient"
 
     return Claim((node,), (Read(dy, lanes),), node.output, lanes, emit)
+
+
+@lowers("nnconv.GlobalMaxPoolGrad")
+def global_max_pool_grad(node: Node, scope: Scope) -> Claim | None:
+    """To the first of the largest of each plane, which is looked for once more."""
+    x, dy, dx = node.required(0), node.required(1), node.output
+    if not is_float(x) or not is_float(dy) or len(sizes(x)) < 3:
+        return None
+    lanes = scope.lanewise(x)
+
+    def emit(builder: Builder) -> str:
+        source, slope, made = builder.read(x, lanes), builder.read(dy, lanes), builder.write(dx)
+        kernel = SamplePeakGrad(source.view, slope.view, made.view)
+        builder.job(kernel, source, slope, made)
+        return "global maximum gradient"
+
+    return Claim((node,), (Read(x, lanes), Read(dy, lanes)), dx, lanes, emit)

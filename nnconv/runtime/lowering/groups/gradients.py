@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.groups.loss import RowLoss, RowLossGrad
+from nnconv.runtime.kernels.groups.order import GroupPeakGrad
 from nnconv.runtime.kernels.groups.operands import Pixels, Windows
 from nnconv.runtime.kernels.groups.pool import (
     ElementAveragePoolGrad,
@@ -20,6 +21,7 @@ from nnconv.runtime.kernels.groups.pool import (
 from nnconv.runtime.kernels.groups.product import Goal, every_product
 from nnconv.runtime.kernels.groups.reduce import GroupTotal
 from nnconv.runtime.kernels.groups.vector import item_count
+from nnconv.runtime.kernels.pool import LOWEST
 from nnconv.runtime.kernels.samples.loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Scope, sizes
 from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
@@ -103,7 +105,8 @@ def max_pool(node: Node, scope: Scope) -> Claim | None:
         source, made = plain(builder, x), builder.write(y)
         dense = Array.dense(*_image(y))
         won = builder.remembered[node] = Place(builder.buffer(dense.size), dense)
-        builder.job(ElementPool(source.view, made.view, found[0], index=True), source, made, won)
+        kernel = ElementPool(source.view, made.view, found[0], lowest=LOWEST, index=True)
+        builder.job(kernel, source, made, won)
         return "max pool, remembered"
 
     return Claim((node,), plain_reads((x,), scope), y, 1, emit)
@@ -151,6 +154,22 @@ def average_pool_grad(node: Node, scope: Scope) -> Claim | None:
         return "average pool gradient"
 
     return Claim((node,), plain_reads((dy,), scope), node.output, 1, emit)
+
+
+@on_cards("nnconv.GlobalMaxPoolGrad")
+def global_max_pool_grad(node: Node, scope: Scope) -> Claim | None:
+    x, dy, dx = node.required(0), node.required(1), node.output
+    if not is_float(x) or not is_float(dy) or len(sizes(x)) < 3:
+        return None
+
+    def emit(builder: Builder) -> str:
+        source, slope, made = plain(builder, x), plain(builder, dy), builder.write(dx)
+        width = item_count(source.view.pixels, groups_of(builder).items)
+        kernel = GroupPeakGrad(source.view, slope.view, made.view, width)
+        builder.job(kernel, source, slope, made)
+        return "group global maximum gradient"
+
+    return Claim((node,), plain_reads((x, dy), scope), dx, 1, emit)
 
 
 # -- losses
