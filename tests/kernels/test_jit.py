@@ -106,6 +106,21 @@ def test_keys_differ_where_objects_may_differ() -> None:
     assert len({jit.cache_key(k, t) for k in kernels for t in targets}) == 4
 
 
+@pytest.mark.parametrize("file", ["llvm.py", "samples/conv.py"])
+def test_keys_depend_on_the_sources_of_all_kernels(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, target, read = relu(8), jit.host(), Path.read_bytes
+    before = jit.cache_key(kernel, target)
+
+    def edited(path: Path) -> bytes:
+        return read(path) + (b"#" if path.as_posix().endswith(f"kernels/{file}") else b"")
+
+    monkeypatch.setattr(jit, "_generator", jit._generator.__wrapped__)
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    assert jit.cache_key(kernel, target) != before
+
+
 def test_equal_kernels_are_loaded_once() -> None:
     first, second = jit.load_all([relu(77), relu(77)])
     assert first is second

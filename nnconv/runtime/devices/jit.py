@@ -324,8 +324,9 @@ def _generator() -> str:
     """
     folder = Path(__file__).parent.parent / "kernels"
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.py"), Path(__file__)]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted([*folder.rglob("*.py"), Path(__file__)]):
+        name = str(path.relative_to(folder.parent))
+        digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
