@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from nnconv.runtime.kernels.arrays import Array, Border, Matrix
+from nnconv.runtime.kernels.axis import Axis as WindowAxis
 from nnconv.runtime.kernels.batch_norm import (
     ChannelMoments,
     ChannelSlopes,
@@ -31,7 +32,6 @@ from nnconv.runtime.kernels.reduce import Axis, Softmax
 from nnconv.runtime.kernels.samples.lanes import samples_array
 from nnconv.runtime.kernels.samples.norm import Response, SampleLRN
 from nnconv.runtime.kernels.samples.pool import SampleAveragePoolGrad, SampleMaxPoolGrad
-from nnconv.runtime.kernels.samples.windows import Axis as WindowAxis
 from nnconv.runtime.kernels.samples.windows import (
     Volume,
     WindowsConv,

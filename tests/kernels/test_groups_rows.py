@@ -15,12 +15,7 @@ from nnconv.runtime.kernels.fold import RECIPES
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.groups.depthwise import GroupwiseConv
 from nnconv.runtime.kernels.groups.loss import GroupLabelCount, RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups.pool import (
-    ElementAveragePoolGrad,
-    ElementLRN,
-    ElementMaxPoolGrad,
-    ElementPool,
-)
+from nnconv.runtime.kernels.groups.pool import ElementLRN, ElementPool
 from nnconv.runtime.kernels.groups.product import Ending, Goal
 from nnconv.runtime.kernels.groups.reduce import (
     Box,
@@ -30,6 +25,11 @@ from nnconv.runtime.kernels.groups.reduce import (
     GroupTotal,
 )
 from nnconv.runtime.kernels.groups.vector import FewRows
+from nnconv.runtime.kernels.samples.pool import (
+    SampleAveragePoolGrad,
+    SampleMaxPool,
+    SampleMaxPoolGrad,
+)
 from nnconv.runtime.ops.norm import lrn
 from nnconv.runtime.ops.pool import average_pool, max_pool, max_pool_grad
 from tests.kernels.cards import queue, run
@@ -171,10 +171,10 @@ def test_maxima_are_remembered_and_their_gradients_return(name: str, queue: Any)
     run(queue, ElementPool(source, made, window), x, y)
     np.testing.assert_array_equal(y, largest)
     y[:] = np.nan
-    run(queue, ElementPool(source, made, window, index=True), x, y, index)
+    run(queue, SampleMaxPool(source, made, window), x, y, index)
     np.testing.assert_array_equal(y, largest)
     dy, dx = random(y.shape, 5), nothing(*x.shape)
-    run(queue, ElementMaxPoolGrad(made, source, window), dy, index, dx)
+    run(queue, SampleMaxPoolGrad(made, source, window), dy, index, dx)
     close(dx, max_pool_grad(x, dy, storage_order=0, **settings).astype(np.float64))
 
 
@@ -187,7 +187,7 @@ def test_averages_and_their_gradients(name: str, include: int, queue: Any) -> No
     run(queue, ElementPool(source, made, window, True, bool(include), end), x, y)
     close(y, average_pool(x, count_include_pad=include, **settings).astype(np.float64))
     dy = random(y.shape, 5)
-    run(queue, ElementAveragePoolGrad(made, source, window, bool(include), end), dy, dx)
+    run(queue, SampleAveragePoolGrad(made, source, window, bool(include), end), dy, dx)
     # linear: <average(v), dy> = <v, gradient> for any v
     probe = random(x.shape, 6)
     slope = average_pool(probe, count_include_pad=include, **settings).astype(np.float64) * dy

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Border, aligned
+from nnconv.runtime.kernels.axis import Axis
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Register, Value
 from nnconv.runtime.kernels.schedule import Tile, candidates
@@ -45,14 +46,15 @@ class Window:
 
     def reach(self, x: Array, y: Array) -> Border:
         """The border of x that an output of y's extent reads."""
-        ends = [
-            (extent - 1) * stride + (size - 1) * dilation - pad
-            for extent, stride, size, dilation, pad in zip(
-                (y.height, y.width), self.stride, self.size, self.dilation, self.pad, strict=True
-            )
-        ]
-        bottom, right = ends[0] - x.height + 1, ends[1] - x.width + 1
+        down, across = self.axes
+        bottom, right = down.last(y.height) - x.height + 1, across.last(y.width) - x.width + 1
         return Border(*self.pad, max(bottom, 0), max(right, 0))
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Along rows and along columns."""
+        down, across = zip(self.size, self.stride, self.dilation, self.pad, strict=True)
+        return Axis(*down), Axis(*across)
 
     @property
     def pointwise(self) -> bool:

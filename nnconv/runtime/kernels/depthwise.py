@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array
+from nnconv.runtime.kernels.axis import Bounds
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
@@ -72,26 +73,11 @@ class Depthwise(Kernel):
         return 4 * self.y.batch * self.lanes * self.y.blocks * (self.x.pixels + self.y.pixels)
 
     def describe(self, k: Printer) -> None:
-        lines = self._lines(k, k.ids[2])
+        down = self.window.axes[0]
+        lines = down.taps(k, down.first(k.ids[2]), self.x.height, self.y.height)
         for first, count, columns, reaches in self._tiles():
             with k.loop(count, name="tile") as turn:
                 self._tile(k, lines, turn * self.columns + first, columns, reaches)
-
-    def _lines(self, k: Printer, row: Index) -> tuple[Index, Index]:
-        """The taps [start, stop) of an output row that meet rows of x."""
-        window, extent = self.window, self.x.height
-        size, step, pad, dilation = (
-            pair[0] for pair in (window.size, window.stride, window.pad, window.dilation)
-        )
-        last = (self.y.height - 1) * step - pad + (size - 1) * dilation
-        start, stop = Index(), Index((), size)
-        if pad:
-            above = k.larger(row * -step + (pad + dilation - 1), 0)
-            start = k.index(k.quotient(above, dilation))
-        if last >= extent:
-            left = k.larger(row * -step + (extent - 1 + pad + dilation), 0)
-            stop = k.index(k.smaller(k.quotient(left, dilation), size))
-        return start, stop
 
     def _tiles(self) -> list[tuple[int, int, int, tuple[Reach, ...]]]:
         """(first column, turns, columns, for each tap across which of the columns it meets); tiles
@@ -117,7 +103,7 @@ class Depthwise(Kernel):
         return min(max(low, 0), columns), min(max(high, 0), columns)
 
     def _tile(
-        self, k: Printer, lines: tuple[Index, Index], first: Index, columns: int,
+        self, k: Printer, lines: Bounds, first: Index, columns: int,
         reaches: tuple[Reach, ...],
     ) -> None:  # fmt: skip
         image, block, row = k.ids

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
+from nnconv.runtime.kernels.axis import Axis, Bounds
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
 
@@ -75,45 +76,21 @@ class Pool(Kernel):
 
     def describe(self, k: Printer) -> None:
         image, block, row = k.ids
-        first = row * self.window.stride[0] - self.window.pad[0]
-        start, stop = self._clipped_rows(k, first)
-        rows = self._counted_rows(k, first, start, stop) if self.average else None
+        axis, extents = self.window.axes[0], (self.x.height, self.y.height)
+        first = axis.first(row)
+        inside = axis.taps(k, first, *extents)
+        rows: Value | None = None
+        if self.average:
+            pad_end = self.pad_end[0] if self.include_pad else None
+            rows = mean_cells(k, axis, first, *extents, pad_end)
         for column, taps, counted in self._columns(k):
             corner = self.x.at(
                 image, block, first, column * self.window.stride[1] - self.window.pad[1]
             )
-            value = self._window(k, corner, start, stop, taps)
+            value = self._window(k, corner, inside, taps)
             if rows:
                 value = value / k.splat(rows * float(counted))
             k.store("y", self.y.at(image, block, row, column), value)
-
-    def _clipped_rows(self, k: Printer, first: Index) -> tuple[Index | int, Index | int]:
-        """The taps [start, stop) of a window at row `first` that lie in the image."""
-        size, dilation = self.window.size[0], self.window.dilation[0]
-        if not self.window.pad[0] and self._fits_rows:
-            return 0, size
-        start = k.quotient(k.larger(first * -1 + (dilation - 1), 0), dilation)
-        stop = k.quotient(k.larger(first * -1 + (self.x.height + dilation - 1), 0), dilation)
-        return start, k.smaller(stop, size)
-
-    @property
-    def _fits_rows(self) -> bool:
-        last = (self.y.height - 1) * self.window.stride[0] - self.window.pad[0]
-        return last + (self.window.size[0] - 1) * self.window.dilation[0] < self.x.height
-
-    def _counted_rows(
-        self, k: Printer, first: Index, start: Index | int, stop: Index | int
-    ) -> Value:
-        """How many rows the divisor counts, as a number."""
-        if self.include_pad:
-            # ONNX counts padding, but not what hangs over it in ceil mode.
-            end = self.x.height + self.pad_end[0] + self.window.dilation[0] - 1
-            stop = k.smaller(
-                k.quotient(first * -1 + end, self.window.dilation[0]), self.window.size[0]
-            )
-            start = 0
-        count = Index.of(stop) - Index.of(start)
-        return k.cast(k.index_value(count, I32), F32)
 
     def _columns(self, k: Printer) -> Iterator[tuple[Index, range, int]]:
         """(column, taps inside the image, columns the divisor counts): edges singly, the rest
@@ -144,13 +121,11 @@ class Pool(Kernel):
         room = self.x.width + self.pad_end[1] - first
         return min(self.window.size[1], -(-room // self.window.dilation[1]))
 
-    def _window(
-        self, k: Printer, corner: Index, start: Index | int, stop: Index | int, taps: range
-    ) -> Value:
+    def _window(self, k: Printer, corner: Index, inside: Bounds, taps: range) -> Value:
         neutral = k.constant(0.0 if self.average else self.lowest)
         total = k.register(neutral, "total")
         step = self.window.dilation[1] * self.x.column
-        with k.loop(stop, start=start, name="kh") as kh:
+        with k.loop(inside[1], start=inside[0], name="kh") as kh:
             line = corner + kh * (self.window.dilation[0] * self.x.row)
             if len(taps) <= _UNROLLED:
                 part = neutral
@@ -166,6 +141,33 @@ class Pool(Kernel):
 
     def _join(self, k: Printer, total: Value, value: Value) -> Value:
         return total + value if self.average else k.max(total, value)
+
+
+def window_cells(
+    k: Printer, window: Window, x: Array, y: Array, position: tuple[Index, Index]
+) -> Iterator[tuple[Index, Index]]:
+    """Row and column of each cell of x in the window at a position of y, in rolled loops."""
+    down, across = window.axes
+    top, edge = (k.index(axis.first(at)) for axis, at in zip(window.axes, position, strict=True))
+    low, high = down.taps(k, top, x.height, y.height)
+    left, right = across.taps(k, edge, x.width, y.width)
+    with k.loop(high, start=low, name="kh") as kh, k.loop(right, start=left, name="kw") as kw:
+        yield top + kh * down.dilation, edge + kw * across.dilation
+
+
+def mean_cells(
+    k: Printer, axis: Axis, first: Index, extent: int, count: int, pad_end: int | None
+) -> Value:
+    """How many taps of a window along an axis a mean divides by, arguments as `Axis.taps` has them:
+    those inside the image, or with `pad_end`, the padding at the end, inside the padded one.
+    """
+    if pad_end is None:
+        start, stop = axis.taps(k, first, extent, count)
+    else:  # ONNX counts padding, but not what hangs over it in ceil mode
+        # and Caffe's windows may begin behind the padding: less than nothing is divided by then
+        room = first * -1 + (extent + pad_end + axis.dilation - 1)
+        start, stop = 0, k.smaller(k.quotient(room, axis.dilation), axis.size)
+    return k.cast(k.index_value(Index.of(stop) - start, I32), F32)
 
 
 def global_pool(x: Array, y: Array, average: bool) -> Pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.groups.pool import ElementPool
+from nnconv.runtime.kernels.groups.pool import PlacedPool
 from nnconv.runtime.kernels.pool import LOWEST, Places, Pool, global_pool
 from nnconv.runtime.kernels.samples.pool import SampleMaxPool
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, lowers_whole, sizes
@@ -71,7 +71,7 @@ def with_places(node: Node, scope: Scope) -> Claim | None:
     def by_element(builder: Builder) -> str:
         source, made = plain(builder, x), builder.write(y)
         arrays = step.before(source.view), step.after(made.view)
-        kernel = ElementPool(*arrays, step.window, lowest=LOWEST, index=True, places=numbered)
+        kernel = PlacedPool(*arrays, step.window, numbered)
         builder.job(kernel, source, made, goal(builder, end))
         return "max pool with places by element"
 

@@ -100,13 +100,13 @@ class GroupwiseConv(Kernel):
         self, k: Printer, corner: tuple[Index, Index], kh: Index, kw: Index
     ) -> tuple[tuple[Index, Index], Condition | None]:
         """A tap's pixel, and the condition for it to be in the picture."""
-        window, inside = self.window, None
-        place = [corner[axis] + tap * window.dilation[axis] for axis, tap in enumerate((kh, kw))]
-        extents, counts = (self.x.height, self.x.width), (self.y.height, self.y.width)
-        for axis in (0, 1):
-            last = (counts[axis] - 1) * window.stride[axis] - window.pad[axis]
-            last += (window.size[axis] - 1) * window.dilation[axis]
-            if window.pad[axis] or last >= extents[axis]:
-                known = k.within(place[axis], 0, extents[axis])
+        (down, across), edge = self.window.dilation, self.window.reach(self.x, self.y)
+        place, inside = (corner[0] + kh * down, corner[1] + kw * across), None
+        for at, extent, leaves in (
+            (place[0], self.x.height, edge.top or edge.bottom),
+            (place[1], self.x.width, edge.left or edge.right),
+        ):
+            if leaves:
+                known = k.within(at, 0, extent)
                 inside = known if inside is None else k.both(inside, known)
-        return (place[0], place[1]), inside
+        return place, inside

@@ -1,9 +1,7 @@
-"""Pooling, its gradients and LRN on graphics cards: an element a work-item, neighbours side by
-side.
+"""Pooling and LRN on graphics cards: an element a work-item, neighbours side by side.
 
-Windows are clipped at the picture by run-time bounds. The maximum may note which of its taps won;
-its gradient then reads neither the input nor searches: a pixel adds up the windows that it lies in,
-so every element has one owner.
+Windows are clipped at the picture by run-time bounds. What remembers for a gradient, and the
+gradients, are samples/pool.py's.
 """
 
 from __future__ import annotations
@@ -14,20 +12,9 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
-from nnconv.runtime.kernels.language import (
-    DTYPES,
-    F32,
-    I32,
-    Argument,
-    Index,
-    Kernel,
-    Printer,
-    Value,
-)
+from nnconv.runtime.kernels.language import DTYPES, I32, Argument, Index, Kernel, Printer, Value
 from nnconv.runtime.kernels.norm import divided
-from nnconv.runtime.kernels.pool import Places
-
-Taps = tuple[Index | int, Index | int]  # from, to
+from nnconv.runtime.kernels.pool import LOWEST, Places, mean_cells, window_cells
 
 
 @dataclass(frozen=True)
@@ -50,12 +37,7 @@ class _ByElement(Kernel):
 
 @dataclass(frozen=True)
 class ElementPool(_ByElement):
-    """y = largest or mean element of each window of x, as `pool.Pool` has it; plain arrays.
-
-    With `index` the maximum writes its tap too (row by row, the first of equals; -1: none), with
-    `places` the number of its pixel. Then it starts from `lowest`, and NaN never wins.
-    Arguments: x, y, [index (like y, dense)].
-    """
+    """y = largest or mean element of each window of x, as `pool.Pool` has it; plain arrays."""
 
     family: ClassVar[str] = "element_pool"
 
@@ -66,8 +48,6 @@ class ElementPool(_ByElement):
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
     lowest: float = -math.inf
-    index: bool = False
-    places: Places | None = None
 
     @property
     def _made(self) -> Array:
@@ -75,9 +55,7 @@ class ElementPool(_ByElement):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        kind = self.places.kind if self.places else "f32"
-        more = (Argument("index", DTYPES[kind], written=True),) if self.index else ()
-        return (Argument("x"), Argument("y", written=True), *more)
+        return (Argument("x"), Argument("y", written=True))
 
     @property
     def bytes(self) -> int:
@@ -85,184 +63,70 @@ class ElementPool(_ByElement):
 
     def describe(self, k: Printer) -> None:
         image, channel, row, column = k.ids
-        corner, spans = [], []
-        for axis, place in enumerate((row, column)):
-            corner.append(k.index(place * self.window.stride[axis] - self.window.pad[axis]))
-            spans.append(self._inside(k, axis, corner[axis]))
         best = k.register(k.constant(0.0 if self.average else self.lowest), "best")
-        which = k.register(k.constant(-1, I32), "which")
-        (low, high), (left, right) = spans
-        with k.loop(high, start=low, name="kh") as kh, k.loop(right, start=left, name="kw") as kw:
-            down, across = (
-                first + tap * step
-                for first, tap, step in zip(corner, (kh, kw), self.window.dilation, strict=True)
-            )
-            value = k.scalar("x", self.x.at(image, channel, down, across))
-            if self.index:
-                tap = kh * self.window.size[1] + kw
-                number = self.places.number(down, across) if self.places else tap
-                wins = value > best.value
-                which.value = k.select(wins, k.index_value(number), which.value)
-                best.value = k.select(wins, value, best.value)
-            else:
-                best.value = best.value + value if self.average else k.max(best.value, value)
+        for cell in window_cells(k, self.window, self.x, self.y, (row, column)):
+            value = k.scalar("x", self.x.at(image, channel, *cell))
+            best.value = best.value + value if self.average else k.max(best.value, value)
         result = best.value
         if self.average:
-            result = result / self._cells(k, corner, spans)
+            result = result / self._cells(k, (row, column))
         k.store("y", self.y.at(image, channel, row, column), result)
-        if self.index:
-            y = self.y
-            dense = Array.dense(y.batch, y.channels, y.height, y.width)
-            number = self._number(k, which.value, image * y.channels + channel)
-            k.store("index", dense.at(image, channel, row, column), number)
 
-    def _number(self, k: Printer, which: Value, planes: Index) -> Value:
-        """What is noted of the pixel or tap that won."""
-        if self.places is None:
-            return k.cast(which, F32)
-        before = k.index_value(planes * self.places.plane)
-        number = k.select(which < 0, which, which + before)
-        return k.cast(number, DTYPES[self.places.kind])
-
-    def _inside(self, k: Printer, axis: int, first: Index) -> Taps:
-        """The taps of a window at `first` that lie in the picture."""
-        extent = (self.x.height, self.x.width)[axis]
-        size, step = self.window.size[axis], self.window.dilation[axis]
-        last = ((self.y.height, self.y.width)[axis] - 1) * self.window.stride[axis]
-        last += (size - 1) * step - self.window.pad[axis]
-        start: Index | int = 0
-        if self.window.pad[axis]:
-            start = k.quotient(k.larger(first * -1 + (step - 1), 0), step)
-        if last < extent:
-            return start, size
-        stop = k.quotient(k.larger(first * -1 + (extent + step - 1), 0), step)
-        return start, k.smaller(stop, size)
-
-    def _cells(self, k: Printer, corner: list[Index], spans: list[Taps]) -> Value:
+    def _cells(self, k: Printer, position: tuple[Index, Index]) -> Value:
         """What an average divides by."""
-        counts = []
-        for axis, (start, stop) in enumerate(spans):
-            if self.include_pad:
-                # ONNX counts padding, but not what hangs over it in ceil mode
-                step = self.window.dilation[axis]
-                end = (self.x.height, self.x.width)[axis] + self.pad_end[axis] + step - 1
-                room = k.quotient(corner[axis] * -1 + end, step)
-                start, stop = 0, k.smaller(room, self.window.size[axis])
-            counts.append(k.cast(k.index_value(Index.of(stop) - start, I32), F32))
-        return counts[0] * counts[1]
+        ends = self.pad_end if self.include_pad else (None, None)
+        extents = ((self.x.height, self.y.height), (self.x.width, self.y.width))
+        rows, columns = (
+            mean_cells(k, axis, k.index(axis.first(place)), *extent, end)
+            for axis, place, extent, end in zip(
+                self.window.axes, position, extents, ends, strict=True
+            )
+        )
+        return rows * columns
 
 
 @dataclass(frozen=True)
-class _PoolGradient(_ByElement):
-    """What the gradients share: the windows that a pixel lies in. Dilation is 1."""
+class PlacedPool(_ByElement):
+    """y = the largest of each window of x, but at least -FLT_MAX, and where it stands: the first of
+    equals, -1 where there is none; plain arrays, NaN never wins.
 
-    dy: Array
-    dx: Array
+    Arguments: x, y, places (like y, dense).
+    """
+
+    family: ClassVar[str] = "placed_pool"
+
+    x: Array
+    y: Array
     window: Window
+    places: Places
 
     @property
     def _made(self) -> Array:
-        return self.dx
+        return self.y
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        places = Argument("places", DTYPES[self.places.kind], written=True)
+        return (Argument("x"), Argument("y", written=True), places)
 
     @property
     def bytes(self) -> int:
-        return 4 * (self.total + 2 * self.dy.batch * self.dy.channels * self.dy.pixels)
+        return 4 * (self.x.batch * self.x.channels * self.x.pixels + 2 * self.total)
 
     def describe(self, k: Printer) -> None:
         image, channel, row, column = k.ids
-        (low, high), (left, right) = (
-            self._windows(k, axis, place) for axis, place in enumerate((row, column))
-        )
-        total = k.register(k.constant(0.0), "sum")
-        with k.loop(high, start=low, name="y") as y, k.loop(right, start=left, name="x") as x:
-            part = self._part(k, (image, channel), (y, x), (row, column))
-            total.value = total.value + part
-        k.store("dx", self.dx.at(image, channel, row, column), total.value)
-
-    def _windows(self, k: Printer, axis: int, position: Index) -> Taps:
-        extent = (self.dy.height, self.dy.width)[axis]
-        size, stride = self.window.size[axis], self.window.stride[axis]
-        place = k.index(position + self.window.pad[axis])
-        start = k.quotient(k.larger(place - size + stride, 0), stride)
-        return start, k.smaller(k.quotient(place, stride) + 1, extent)
-
-    def _part(
-        self,
-        k: Printer,
-        plane: tuple[Index, Index],
-        window: tuple[Index, Index],
-        pixel: tuple[Index, Index],
-    ) -> Value:
-        """What a window sends to a pixel in it."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class ElementMaxPoolGrad(_PoolGradient):
-    """dx = the sum of dy over the windows whose `index` names the pixel. Arguments: dy, index,
-    dx.
-    """
-
-    family: ClassVar[str] = "element_max_pool_grad"
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("dy"), Argument("index"), Argument("dx", written=True))
-
-    def _part(
-        self,
-        k: Printer,
-        plane: tuple[Index, Index],
-        window: tuple[Index, Index],
-        pixel: tuple[Index, Index],
-    ) -> Value:
-        kh, kw = (
-            place + pad - number * stride
-            for place, number, stride, pad in zip(
-                pixel, window, self.window.stride, self.window.pad, strict=True
-            )
-        )
-        tap = k.cast(k.index_value(kh * self.window.size[1] + kw, I32), F32)
-        dense = Array.dense(self.dy.batch, self.dy.channels, self.dy.height, self.dy.width)
-        won = k.compare("eq", k.scalar("index", dense.at(*plane, *window)), tap)
-        return k.select(won, k.scalar("dy", self.dy.at(*plane, *window)), k.constant(0.0))
-
-
-@dataclass(frozen=True)
-class ElementAveragePoolGrad(_PoolGradient):
-    """dx = the sum over the windows of a pixel of dy over what the mean divided by.
-
-    With `include_pad` that is the window's extent in the padded image (`pad_end` at the bottom and
-    right), without it its extent in the image. Arguments: dy, dx.
-    """
-
-    family: ClassVar[str] = "element_average_pool_grad"
-
-    include_pad: bool = False
-    pad_end: tuple[int, int] = (0, 0)
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        return (Argument("dy"), Argument("dx", written=True))
-
-    def _part(
-        self,
-        k: Printer,
-        plane: tuple[Index, Index],
-        window: tuple[Index, Index],
-        pixel: tuple[Index, Index],
-    ) -> Value:
-        cells = self._extent(k, 0, window[0]) * self._extent(k, 1, window[1])
-        return k.scalar("dy", self.dy.at(*plane, *window)) / cells
-
-    def _extent(self, k: Printer, axis: int, number: Index) -> Value:
-        """How many rows or columns of a window count."""
-        inside, size = (self.dx.height, self.dx.width)[axis], self.window.size[axis]
-        first = k.index(number * self.window.stride[axis] - self.window.pad[axis])
-        low: Index | int = 0 if self.include_pad else k.larger(first * -1, 0)
-        end = inside + self.pad_end[axis] if self.include_pad else inside
-        high = k.smaller(first * -1 + end, size)
-        return k.cast(k.index_value(high - low, I32), F32)
+        best, place = k.register(k.constant(LOWEST), "best"), k.register(k.constant(-1, I32), "at")
+        for cell in window_cells(k, self.window, self.x, self.y, (row, column)):
+            value = k.scalar("x", self.x.at(image, channel, *cell))
+            wins = value > best.value
+            place.value = k.select(wins, k.index_value(self.places.number(*cell)), place.value)
+            best.value = k.select(wins, value, best.value)
+        k.store("y", self.y.at(image, channel, row, column), best.value)
+        before = k.index_value((image * self.y.channels + channel) * self.places.plane)
+        number = k.select(place.value < 0, place.value, place.value + before)
+        dense = Array.dense(self.y.batch, self.y.channels, self.y.height, self.y.width)
+        kind = DTYPES[self.places.kind]
+        k.store("places", dense.at(image, channel, row, column), k.cast(number, kind))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 The forward kernel writes, beside the largest element of each window, which of the window's taps it
 was; the gradient then needs neither the input nor a search. A pixel's gradient is the sum over the
-windows that it lies in, found by run-time bounds, so that every element has one owner.
+windows that it lies in, found by run-time bounds, so that every element has one owner. Graphics
+cards run the same kernels, one sample in lanes, on plain arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,23 +17,36 @@ from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.language import F32, I32, Argument, Index, Kernel, Printer, Value
 from nnconv.runtime.kernels.order import Best, Order
-from nnconv.runtime.kernels.pool import LOWEST, Places
+from nnconv.runtime.kernels.pool import LOWEST, Places, mean_cells
 from nnconv.runtime.kernels.samples.lanes import dense_like
 
 
-def _taps(
-    k: Printer, first: Index, size: int, extent: int, dilation: int = 1
-) -> tuple[Index | int, Index]:
-    """The taps [start, stop) of a window at `first` that lie in an image of `extent`."""
-    if dilation == 1:
-        return k.larger(first * -1, 0), k.smaller(first * -1 + extent, size)
-    start = k.quotient(k.larger(first * -1 + (dilation - 1), 0), dilation)
-    stop = k.quotient(k.larger(first * -1 + (extent + dilation - 1), 0), dilation)
-    return start, k.smaller(stop, size)
+@dataclass(frozen=True)
+class _ByRow(Kernel):
+    """An item is a row of the array that is made; where a vector is one number, as on graphics
+    cards, an element: neighbours are side by side."""
+
+    @property
+    def made(self) -> Array:
+        raise NotImplementedError
+
+    @property
+    def lanes(self) -> int:
+        return self.made.lanes
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        made = self.made
+        row = (made.batch, made.blocks, made.height)
+        return row if self.lanes > 1 else (*row, made.width)
+
+    def columns(self, k: Printer) -> AbstractContextManager[Index]:
+        """Those of an item, one by one."""
+        return k.loop(self.made.width, name="column") if self.lanes > 1 else nullcontext(k.ids[3])
 
 
 @dataclass(frozen=True)
-class SampleMaxPool(Kernel):
+class SampleMaxPool(_ByRow):
     """y = the largest of each window, index = its tap (row by row, the first of equals; -1: none),
     or its pixel's number where `places` says how that is counted.
 
@@ -48,12 +63,8 @@ class SampleMaxPool(Kernel):
     notes: Array | None = None
 
     @property
-    def lanes(self) -> int:
-        return self.y.lanes
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (self.y.batch, self.y.blocks, self.y.height)
+    def made(self) -> Array:
+        return self.y
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -65,22 +76,21 @@ class SampleMaxPool(Kernel):
         return self.y.batch * self.y.blocks * self.y.pixels * self.lanes * (2 * taps + 8)
 
     def describe(self, k: Printer) -> None:
-        image, channel, row = k.ids
-        size, stride, pad = self.window.size, self.window.stride, self.window.pad
-        top = k.index(row * stride[0] - pad[0])
-        dilation = self.window.dilation
-        low, high = _taps(k, top, size[0], self.x.height, dilation[0])
-        with k.loop(self.y.width, name="column") as column:
-            edge = k.index(column * stride[1] - pad[1])
-            left, right = _taps(k, edge, size[1], self.x.width, dilation[1])
+        image, channel, row = k.ids[:3]
+        down, across = self.window.axes
+        top = k.index(down.first(row))
+        low, high = down.taps(k, top, self.x.height, self.y.height)
+        with self.columns(k) as column:
+            edge = k.index(across.first(column))
+            left, right = across.taps(k, edge, self.x.width, self.y.width)
             best, place = k.register(k.constant(LOWEST)), k.register(k.constant(-1.0))
             with (
                 k.loop(high, start=low, name="kh") as kh,
                 k.loop(right, start=left, name="kw") as kw,
             ):
-                cell = (top + kh * dilation[0], edge + kw * dilation[1])
+                cell = (top + kh * down.dilation, edge + kw * across.dilation)
                 value = k.load("x", self.x.at(image, channel, *cell))
-                tap = self.places.number(*cell) if self.places else kh * size[1] + kw
+                tap = self.places.number(*cell) if self.places else kh * across.size + kw
                 number = k.splat(k.cast(k.index_value(tap, I32), F32))
                 wins = value > best.value
                 best.value = k.select(wins, value, best.value)
@@ -91,7 +101,7 @@ class SampleMaxPool(Kernel):
 
 
 @dataclass(frozen=True)
-class _PoolGradient(Kernel):
+class _PoolGradient(_ByRow):
     """What the gradients of both kinds of pooling share: the windows that a pixel lies in."""
 
     dy: Array
@@ -99,21 +109,17 @@ class _PoolGradient(Kernel):
     window: Window
 
     @property
-    def lanes(self) -> int:
-        return self.dx.lanes
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (self.dx.batch, self.dx.blocks, self.dx.height)
+    def made(self) -> Array:
+        return self.dx
 
     @property
     def bytes(self) -> int:
         return 12 * self.dx.batch * self.dx.blocks * self.dx.pixels * self.lanes
 
     def describe(self, k: Printer) -> None:
-        image, channel, row = k.ids
+        image, channel, row = k.ids[:3]
         low, high = self._windows(k, 0, row)
-        with k.loop(self.dx.width, name="column") as column:
+        with self.columns(k) as column:
             left, right = self._windows(k, 1, column)
             total = k.register(k.constant(0.0))
             with (
@@ -165,21 +171,21 @@ class SampleMaxPoolGrad(_PoolGradient):
 
     @property
     def _apart(self) -> bool:
-        """Every pixel lies in exactly one window."""
+        """Every pixel lies in exactly one window, and an item is a row of windows."""
         size, stride = self.window.size, self.window.stride
-        if self.window.dilation != (1, 1):
+        if self.lanes == 1 or self.window.dilation != (1, 1) or self.window.pad != (0, 0):
             return False
         exact = (self.dy.height * size[0], self.dy.width * size[1])
         return size == stride and exact == (self.dx.height, self.dx.width)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        if not self._apart or self.window.pad != (0, 0):
+        if not self._apart:
             return super().grid
         return (self.dy.batch, self.dy.blocks, self.dy.height)
 
     def describe(self, k: Printer) -> None:
-        if not self._apart or self.window.pad != (0, 0):
+        if not self._apart:
             super().describe(k)
             return
         image, channel, row = k.ids
@@ -235,8 +241,7 @@ class SampleAveragePoolGrad(_PoolGradient):
         window: tuple[Index, Index],
         pixel: tuple[Index, Index],
     ) -> Value:
-        rows, columns = (self._extent(k, axis, window[axis]) for axis in (0, 1))
-        cells = k.cast(rows, F32) * k.cast(columns, F32)
+        cells = self._cells(k, 0, window[0]) * self._cells(k, 1, window[1])
         share = k.load("dy", self.dy.at(*plane, *window)) / k.splat(cells)
         if self.window.dilation == (1, 1):
             return share
@@ -244,16 +249,12 @@ class SampleAveragePoolGrad(_PoolGradient):
         met = k.smaller(off[0] + off[1], 1) * -1 + 1
         return share * k.splat(k.cast(k.index_value(met, I32), F32))
 
-    def _extent(self, k: Printer, axis: int, number: Index) -> Value:
-        """How many rows or columns of a window count, as an integer."""
-        inside = (self.dx.height, self.dx.width)[axis]
-        first = k.index(number * self.window.stride[axis] - self.window.pad[axis])
-        size, dilation = self.window.size[axis], self.window.dilation[axis]
-        low, high = _taps(k, first, size, inside, dilation)
-        if self.include_pad:
-            low = 0
-            high = _taps(k, first, size, inside + self.pad_end[axis], dilation)[1]
-        return k.index_value(Index.of(high) - low, I32)
+    def _cells(self, k: Printer, number: int, position: Index) -> Value:
+        """How many rows or columns of a window count."""
+        axis, pad_end = self.window.axes[number], self.pad_end[number]
+        extent, count = ((a.height, a.width)[number] for a in (self.dx, self.dy))
+        first = k.index(axis.first(position))
+        return mean_cells(k, axis, first, extent, count, pad_end if self.include_pad else None)
 
 
 @dataclass(frozen=True)

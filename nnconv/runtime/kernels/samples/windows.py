@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
+from nnconv.runtime.kernels.axis import Axis, Bounds
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
 from nnconv.runtime.kernels.samples.lanes import Cut, cut_tile, even_piece, masked, sample_groups
 from nnconv.runtime.kernels.target import Target
 
-Bounds = tuple[Index, Index]
 _MOST_SUMS = 5  # inputs of a tile of weight gradients
 
 
@@ -58,61 +58,6 @@ class Volume:
         for position, step in zip(place, self.steps, strict=True):
             where = where + Index.of(position) * step
         return where
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A window along one axis: input cell = position * stride + tap * dilation - pad."""
-
-    size: int
-    stride: int = 1
-    dilation: int = 1
-    pad: int = 0
-
-    def taps(self, k: Printer, position: Index, extent: int) -> Bounds:
-        """The taps of the window at `position` that lie inside an input of `extent`."""
-        before = position * -self.stride + self.pad
-        start = _ceiling(k, before, self.dilation)
-        return start, k.smaller(_ceiling(k, before + extent, self.dilation), self.size)
-
-    def positions(self, k: Printer, tap: Index, extent: int, count: int) -> Bounds:
-        """The positions, of `count`, where a tap lies inside an input of `extent`."""
-        before = tap * -self.dilation + self.pad
-        start = _ceiling(k, before, self.stride)
-        return start, k.smaller(_ceiling(k, before + extent, self.stride), count)
-
-    @property
-    def tap_step(self) -> int:
-        """Taps from one that meets a cell to the next that does."""
-        return self.stride // math.gcd(self.stride, self.dilation)
-
-    @property
-    def line_step(self) -> int:
-        """Positions by which the window then lies further ahead."""
-        return self.dilation // math.gcd(self.stride, self.dilation)
-
-    def windows(self, k: Printer, cell: Index, count: int) -> tuple[Index, Index, Bounds]:
-        """(first tap, its position, turns): in turn t a cell is met by tap `first` + t * tap_step
-        of the window at `position` - t * line_step, one of `count`."""
-        shared, step, apart = math.gcd(self.stride, self.dilation), self.tap_step, self.line_step
-        place = k.index(cell + self.pad)
-        whole = k.quotient(place, shared) if shared > 1 else place
-        first = Index()
-        if step > 1:
-            first = k.remainder(k.remainder(whole, step) * pow(apart, -1, step), step)
-        line = whole
-        if step > 1:  # shifted, since the position of the first tap may lie before 0
-            line = k.index(k.quotient(whole - first * apart + step * apart, step) - apart)
-        turns = k.smaller(_ceiling(k, first * -1 + self.size, step), _ceiling(k, line + 1, apart))
-        if shared > 1:
-            turns = k.smaller(turns, k.larger(k.remainder(place, shared) * -1 + 1, 0) * self.size)
-        return first, line, (_ceiling(k, line - count + 1, apart), turns)
-
-
-def _ceiling(k: Printer, number: Index, divisor: int) -> Index:
-    """number / divisor rounded up, 0 below that."""
-    kept = k.larger(number + (divisor - 1), 0)
-    return k.quotient(kept, divisor) if divisor > 1 else kept
 
 
 def _unravel(k: Printer, number: Index, extents: Sequence[int]) -> tuple[Index, ...]:
@@ -260,8 +205,9 @@ class WindowsConv(_Tiled):
 
     def _bounds(self, k: Printer, axis: int, at: Index) -> tuple[Index, Index, Bounds]:
         window = self.axes[axis]
-        bounds = window.taps(k, at, self.source.extents[axis])
-        return Index(), at * window.stride - window.pad, bounds
+        first = window.first(at)
+        extents = self.source.extents[axis], self.made.extents[axis]
+        return Index(), first, window.taps(k, first, *extents)
 
     def _steps(self) -> tuple[Sequence[int], Sequence[int]]:
         return (1,) * len(self.axes), [axis.dilation for axis in self.axes]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.arrays import Border
+from nnconv.runtime.kernels.axis import Axis
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.functions import Activation
 from nnconv.runtime.kernels.samples.conv import sample_conv, sample_conv_weights
 from nnconv.runtime.kernels.samples.windows import (
-    Axis,
     Volume,
     WindowsConv,
     WindowsConvData,

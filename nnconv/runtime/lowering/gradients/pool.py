@@ -120,7 +120,7 @@ def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
     if passes is None:
         return None
     pools = [r for r in x.consumers if r.op == FORWARD[node.op] and pools_like(node, r)]
-    pool = next((r for r in pools if r in scope.taken and scope.natural(r.output) < 0), None)
+    pool = next((r for r in pools if r in scope.taken and remembered(r)), None)
 
     def emit(builder: Builder) -> str:
         slope, made = builder.read(dy, lanes), builder.write(node.output)

@@ -1,6 +1,7 @@
-"""Gradients of convolutions, losses and pools on graphics cards.
+"""Gradients of convolutions and losses on graphics cards.
 
-Gradients of products are products again: products.py has their rule.
+Gradients of products are products again: products.py has their rule. Pools run by
+gradients/pool.py's, one sample in lanes.
 """
 
 from __future__ import annotations
@@ -8,31 +9,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from nnconv.runtime.kernels.arrays import Array, Matrix
+from nnconv.runtime.kernels.arrays import Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.groups.loss import RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups.order import GroupPeakGrad
 from nnconv.runtime.kernels.groups.operands import Pixels, Windows
-from nnconv.runtime.kernels.groups.pool import (
-    ElementAveragePoolGrad,
-    ElementMaxPoolGrad,
-    ElementPool,
-)
+from nnconv.runtime.kernels.groups.order import GroupPeakGrad
 from nnconv.runtime.kernels.groups.product import Goal, every_product
 from nnconv.runtime.kernels.groups.reduce import GroupTotal
 from nnconv.runtime.kernels.groups.vector import item_count
-from nnconv.runtime.kernels.pool import LOWEST
 from nnconv.runtime.kernels.samples.loss import SampleLoss, SampleLossGrad
 from nnconv.runtime.lowering.claims import Claim, Scope, sizes
 from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.gradients.losses import label_divisor, labels_at, scores_and_labels
-from nnconv.runtime.lowering.gradients.pool import (
-    FORWARD,
-    is_maximum,
-    pool_window,
-    pools_like,
-    remembered,
-)
 from nnconv.runtime.lowering.groups.products import (
     geometry_of,
     groups_of,
@@ -41,7 +29,7 @@ from nnconv.runtime.lowering.groups.products import (
     of_group,
     on_cards,
 )
-from nnconv.runtime.lowering.layout import Place, is_float
+from nnconv.runtime.lowering.layout import is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -90,70 +78,7 @@ def conv_grad_weights(node: Node, scope: Scope) -> Claim | None:
     return Claim((node,), plain_reads((x, dy), scope), dw, 1, emit)
 
 
-# -- pooling
-
-
-@on_cards("MaxPool", "nnconv.Pool")
-def max_pool(node: Node, scope: Scope) -> Claim | None:
-    """A pool whose gradient is wanted: it notes what won."""
-    x, y = node.required(0), node.output
-    found = pool_window(node, x, y)
-    if found is None or not remembered(node):
-        return None
-
-    def emit(builder: Builder) -> str:
-        source, made = plain(builder, x), builder.write(y)
-        dense = Array.dense(*_image(y))
-        won = builder.remembered[node] = Place(builder.buffer(dense.size), dense)
-        kernel = ElementPool(source.view, made.view, found[0], lowest=LOWEST, index=True)
-        builder.job(kernel, source, made, won)
-        return "max pool, remembered"
-
-    return Claim((node,), plain_reads((x,), scope), y, 1, emit)
-
-
-def _image(value: Value) -> tuple[int, int, int, int]:
-    batch, channels, height, width = sizes(value)
-    return batch, channels, height, width
-
-
-@on_cards("nnconv.MaxPoolGrad", "nnconv.PoolGrad")
-def max_pool_grad(node: Node, scope: Scope) -> Claim | None:
-    """By what the forward pool remembers; without one in the graph, the reference kernel's."""
-    x, dy = node.required(0), node.required(1)
-    found = pool_window(node, x, dy)
-    if found is None or not is_float(x) or not is_maximum(node):
-        return average_pool_grad(node, scope) if node.op == "nnconv.PoolGrad" else None
-    pools = [r for r in x.consumers if r.op == FORWARD[node.op] and pools_like(node, r)]
-    pool = next((r for r in pools if r in scope.taken), None)
-    if pool is None:
-        return None
-
-    def emit(builder: Builder) -> str:
-        slope, made = plain(builder, dy), builder.write(node.output)
-        kernel = ElementMaxPoolGrad(slope.view, made.view, found[0])
-        builder.job(kernel, slope, builder.remembered[pool], made)
-        return "max pool gradient"
-
-    return Claim((node,), plain_reads((dy,), scope), node.output, 1, emit)
-
-
-@on_cards("nnconv.AveragePoolGrad")
-def average_pool_grad(node: Node, scope: Scope) -> Claim | None:
-    """The gradient of either average; Caffe's divides by what lies inside the padded image."""
-    dy = node.required(1 if node.op == "nnconv.PoolGrad" else 0)
-    found = pool_window(node, node.output, dy)
-    if found is None or (node.op == "nnconv.PoolGrad" and is_maximum(node)):
-        return None
-    padded = node.op == "nnconv.PoolGrad" or bool(node.count_include_pad)
-
-    def emit(builder: Builder) -> str:
-        slope, made = plain(builder, dy), builder.write(node.output)
-        kernel = ElementAveragePoolGrad(slope.view, made.view, found[0], padded, found[1])
-        builder.job(kernel, slope, made)
-        return "average pool gradient"
-
-    return Claim((node,), plain_reads((dy,), scope), node.output, 1, emit)
+# -- the largest of a plane
 
 
 @on_cards("nnconv.GlobalMaxPoolGrad")
