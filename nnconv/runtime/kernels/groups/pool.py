@@ -99,10 +99,11 @@ class ElementPool(_ByElement):
             )
             value = k.scalar("x", self.x.at(image, channel, down, across))
             if self.index:
-                tap = kh * self.window.size[1] + kw
-                number = self.places.number(down, across) if self.places else tap
+                noted = kh * self.window.size[1] + kw
+                if self.places:
+                    noted = self.places.number(down, across)
                 wins = value > best.value
-                which.value = k.select(wins, k.index_value(number), which.value)
+                which.value = k.select(wins, k.index_value(noted), which.value)
                 best.value = k.select(wins, value, best.value)
             else:
                 best.value = best.value + value if self.average else k.max(best.value, value)

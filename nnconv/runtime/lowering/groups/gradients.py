@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from nnconv.runtime.kernels.arrays import Array, Matrix
 from nnconv.runtime.kernels.conv import Window
 from nnconv.runtime.kernels.groups.loss import RowLoss, RowLossGrad
-from nnconv.runtime.kernels.groups.order import GroupPeakGrad
 from nnconv.runtime.kernels.groups.operands import Pixels, Windows
+from nnconv.runtime.kernels.groups.order import GroupPeakGrad
 from nnconv.runtime.kernels.groups.pool import (
     ElementAveragePoolGrad,
     ElementMaxPoolGrad,
