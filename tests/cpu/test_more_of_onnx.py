@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -67,3 +69,44 @@ def test_dropout_gives_its_mask(shape: tuple[int, ...], training: bool, masks: i
     if masks:
         assert got[1].any() and got[1].all() == (not training)
         np.testing.assert_array_equal(got[0] != 0, got[1])
+
+
+def in_onnxruntime(op: str, feeds: dict[str, Array], outputs: int, **settings: Any) -> list[Array]:
+    """One node whose operands are all float inputs."""
+    names = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, [*feeds], names, **settings)
+    given = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape)
+        for name, x in feeds.items()
+    ]  # fmt: skip
+    made = [helper.make_empty_tensor_value_info(name) for name in names]
+    graph = helper.make_graph([node], "g", given, made)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found: list[Array] = session.run(None, feeds)
+    return found
+
+
+def normalising(shape: tuple[int, ...]) -> tuple[Model, dict[str, Array]]:
+    channels = (shape[1],)
+    feeds = {"x": 3 * numbers(shape) + 2, "scale": numbers(channels, 1), "b": numbers(channels, 2)}
+    feeds |= {"mean": numbers(channels, 3), "var": np.abs(numbers(channels, 4))}
+    graph = Graph("normalising")
+    values = [graph.add_input(name, DType.FLOAT32, x.shape) for name, x in feeds.items()]
+    settings = {"training_mode": 1, "momentum": 0.8, "epsilon": 1e-3}
+    graph.outputs = [*graph.emit("BatchNormalization", *values, outputs=3, **settings)]
+    return Model(graph=graph), feeds
+
+
+NORMALISED = [(4, 3), (2, 5, 7), (3, 20, 6, 5), (17, 4, 2, 2), (2, 3, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("shape", NORMALISED)
+def test_normalisation_in_training_moves_its_statistics_on(shape: tuple[int, ...]) -> None:
+    model, feeds = normalising(shape)
+    settings = {"training_mode": 1, "momentum": 0.8, "epsilon": 1e-3}
+    want = in_onnxruntime("BatchNormalization", feeds, 3, **settings)
+    for mine, theirs in zip(results(model, feeds), want, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
