@@ -95,7 +95,7 @@ def normalising(shape: tuple[int, ...]) -> tuple[Model, dict[str, Array]]:
     feeds |= {"mean": numbers(channels, 3), "var": np.abs(numbers(channels, 4))}
     graph = Graph("normalising")
     values = [graph.add_input(name, DType.FLOAT32, x.shape) for name, x in feeds.items()]
-    settings = {"training_mode": 1, "momentum": 0.8, "epsilon": 1e-3}
+    settings: dict[str, Any] = {"training_mode": 1, "momentum": 0.8, "epsilon": 1e-3}
     graph.outputs = [*graph.emit("BatchNormalization", *values, outputs=3, **settings)]
     return Model(graph=graph), feeds
 
