@@ -70,7 +70,7 @@ def table(names: list[str]) -> str:
 def marks(name: str) -> tuple[bool, bool, bool, bool]:
     """Whether an operator runs, is differentiated, has kernels, and goes to Caffe."""
     from nnconv.converter.caffe.layers.registry import WRITERS
-    from nnconv.runtime.lowering.claims import RULES
+    from nnconv.runtime.lowering.claims import RULES, WHOLE
     from nnconv.runtime.ops import KERNELS
     from nnconv.runtime.ops.rules import GRADIENTS, THROUGH
     from nnconv.schemas.functions import BODIES
@@ -79,7 +79,7 @@ def marks(name: str) -> tuple[bool, bool, bool, bool]:
     return (
         name in KERNELS or bodied,
         name in GRADIENTS or name in THROUGH or bodied,
-        name in RULES,
+        name in RULES or name in WHOLE,
         name in WRITERS,
     )
 

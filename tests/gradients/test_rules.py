@@ -152,6 +152,7 @@ CASES: list[Case] = [
          ceil_mode=1),
     case("AveragePool", PLANES, kernel_shape=(3, 3), strides=(2, 3), pads=(1, 1, 1, 1),
          count_include_pad=1),
+    case("nnconv.GlobalMaxPoolGrad", PLANES, (2, 4, 1, 1)),
     case("nnconv.AveragePoolGrad", (1, 2, 3), ints(1, 2, 5), kernel_shape=(3,)),
     case("LpPool", PLANES, kernel_shape=(2, 2), p=3, low=0.2),
     case("GlobalAveragePool", PLANES),

@@ -75,7 +75,7 @@ class Numbers:
 
 @dataclass(slots=True)
 class Best:
-    """The best elements so far, one a lane: keys, places, and the elements where they are wanted."""
+    """The best so far, one a lane: keys, places, and the elements where they are wanted."""
 
     key: Register
     place: Register
@@ -106,7 +106,7 @@ class Ranked(AlongAxis):
 
     family: ClassVar[str] = "ranked"
 
-    order: Order = Order()
+    order: Order
     elements: bool = False
     numbers: Numbers | None = None
 

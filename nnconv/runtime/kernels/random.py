@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.elementwise import Strided, space
-from nnconv.runtime.kernels.language import U32, Argument, Index, Kernel, Printer, Value
+from nnconv.runtime.kernels.language import U8, U32, Argument, Index, Kernel, Printer, Value
 from nnconv.runtime.kernels.samples.lanes import Cut
 from nnconv.runtime.random import MULTIPLIERS, ROUNDS, next_key
 from nnconv.schemas.errors import InternalError
@@ -45,7 +45,8 @@ class Dropout(Kernel):
     """y = x * scale where the random word of the element is at least `threshold`, else x * 0.
 
     `shape`, `x` and `y` are those of a chain; `numbers` has the strides of the elements' numbers.
-    Arguments: x, step (two words), y.
+    With `mask` 1 is written where an element was kept and 0 elsewhere, as y lies.
+    Arguments: x, step (two words), y, [mask].
     """
 
     family: ClassVar[str] = "dropout"
@@ -58,6 +59,7 @@ class Dropout(Kernel):
     scale: float
     key: tuple[int, int]
     width: int
+    mask: bool = False
 
     def __post_init__(self) -> None:
         ranks = {len(operand.strides) for operand in (self.x, self.y, self.numbers)}
@@ -95,7 +97,8 @@ class Dropout(Kernel):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         x, y = Argument("x", aliased=True), Argument("y", written=True, aliased=True)
-        return (x, Argument("step", U32), y)
+        more = (Argument("mask", U8, written=True),) if self.mask else ()
+        return (x, Argument("step", U32), y, *more)
 
     @property
     def bytes(self) -> int:
@@ -142,6 +145,8 @@ class Dropout(Kernel):
         kept = k.compare("ge", word, self.threshold)
         factor = k.select(kept, self.scale, k.constant(0.0))
         k.store("y", _address(self.y, place), x * factor, count=count)
+        if self.mask:
+            k.store("mask", _address(self.y, place), k.cast(kept, U8), count=count)
 
 
 def _address(operand: Strided, place: Sequence[Index]) -> Index:
@@ -156,6 +161,7 @@ def dropout(
     operands: tuple[Strided, Strided, Strided],
     drop: tuple[int, float, tuple[int, int]],
     width: int,
+    mask: bool = False,
 ) -> Dropout:
     """The kernel over the simplest equal space; `operands` are x, y and the elements' numbers,
     `drop` the threshold, the scale and the key.
@@ -164,4 +170,4 @@ def dropout(
     if len(extents) < 2:
         extents = (1, *extents)
         found = [Strided((0, *o.strides), o.offset) for o in found]
-    return Dropout(extents, found[0], found[1], found[2], *drop, width)
+    return Dropout(extents, found[0], found[1], found[2], *drop, width, mask)

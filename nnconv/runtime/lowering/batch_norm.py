@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nnconv.runtime.kernels.batch_norm import (
     MOMENTS,
     SLOPES,
@@ -35,7 +37,7 @@ from nnconv.runtime.lowering.elementwise import (
 )
 from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.gradients.losses import ChannelSum, channel_sum, only_next
-from nnconv.runtime.lowering.layout import Operand, Place, dense_array, is_float
+from nnconv.runtime.lowering.layout import Buffer, Operand, Place, dense_array, is_float
 
 if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 _STATISTICS = ("mean", "inverse", "shift")  # what chains call rows of ChannelMoments' result
 _AFFINE = ("mean", "slope", "offset")  # what BatchNormalization takes away, scales by, and adds
 _SLOPES = ("p", "q", "r")  # and of ChannelSlopes'
+_Joining = tuple[int, int, int, int, int, float]
 
 
 @dataclass(slots=True)
@@ -161,13 +164,7 @@ def _lanes(x: Value, scope: Scope) -> int:
 def _statistics(builder: Builder, node: Node, lanes: int) -> Place:
     """Mean, inverse and shift by channel of what a BatchNorm, or its gradient, reads; the former
     moves its decaying sums on."""
-    x = node.required(0)
-    source, channels = builder.read(x, lanes), sizes(x)[1]
-    array, width = source.view, builder.scope.width
-    parts = builder.buffer(MOMENTS * array.batch * channels)
-    builder.job(PlaneMoments(array, sizes(x)[0], width), source, parts)
-    made = Place(builder.buffer(STATISTICS * channels), dense_array((STATISTICS * channels,), 1))
-    joining = (channels, sizes(x)[0], array.lanes, array.pixels, width, float(node.epsilon))
+    parts, joining, made = _moments(builder, node, lanes)
     if node.op != "nnconv.BatchNorm":
         builder.job(ChannelMoments(*joining), parts, made)
         return made
@@ -176,6 +173,18 @@ def _statistics(builder: Builder, node: Node, lanes: int) -> Place:
     new = [builder.write_state(value, [node]) for value in node.outputs[1:4]]
     builder.job(kernel, parts, *old, made, *new)
     return made
+
+
+def _moments(builder: Builder, node: Node, lanes: int) -> tuple[Buffer, _Joining, Place]:
+    """Moments of planes, what ChannelMoments must know to join them, and where to."""
+    x = node.required(0)
+    source, channels = builder.read(x, lanes), sizes(x)[1]
+    array, width = source.view, builder.scope.width
+    parts = builder.buffer(MOMENTS * array.batch * channels)
+    builder.job(PlaneMoments(array, sizes(x)[0], width), source, parts)
+    made = Place(builder.buffer(STATISTICS * channels), dense_array((STATISTICS * channels,), 1))
+    joining = (channels, sizes(x)[0], array.lanes, array.pixels, width, float(node.epsilon))
+    return parts, joining, made
 
 
 def _known(
@@ -218,6 +227,51 @@ def batch_normalization(node: Node, scope: Scope) -> Claim | None:
         return "batch normalization " + emit_chain(builder, program, output, lanes, known)
 
     return Claim(tuple(nodes), reads, output, lanes, emit)
+
+
+@lowers("BatchNormalization")
+def by_own_statistics(node: Node, scope: Scope) -> Claim | None:
+    """BatchNormalization in training mode, which moves running statistics on."""
+    x, given = node.required(0), [node.required(i) for i in range(1, 5)]
+    if not node.training_mode or not all(map(is_float, (x, *given))) or len(sizes(x)) < 2:
+        return None
+    lanes, program = _lanes(x, scope), Program()
+    operand: Any = program.operand
+    last: Any = _normalise(program, x, _STATISTICS)
+    for operation, name in (("Mul", "scale"), ("Add", "offset")):
+        last = _step(program, operation, last, operand(name, {}))
+
+    def emit(builder: Builder) -> str:
+        found, rank = _running_statistics(builder, node, lanes), len(sizes(x))
+        known = _known(builder, _STATISTICS, found, lanes, rank)
+        for name, value in zip(("scale", "offset"), given, strict=False):
+            known[name] = (plain(builder, value).operand, _by_channel(lanes, rank))
+        return "batch norm in training " + emit_chain(builder, program, y, lanes, known)
+
+    y, *running = node.outputs
+    reads = (Read(x, lanes), *plain_reads(tuple(given), scope))
+    return Claim((node,), reads, y, lanes, emit, tuple(running))
+
+
+def _running_statistics(builder: Builder, node: Node, lanes: int) -> Place:
+    """The batch's statistics; those that run become old * momentum + the batch's * (1 - momentum),
+    with the variance of all elements, not of a sample.
+    """
+    parts, joining, made = _moments(builder, node, lanes)
+    channels, count = joining[0], math.prod(sizes(node.required(0))) // joining[0]
+    nothing = builder.packed(("zeros", channels), [], lambda: np.zeros(channels, np.float32))
+    mean, variance, weight = (builder.buffer(channels) for _ in range(3))
+    kernel = ChannelMoments(*joining, 0.0)
+    builder.job(kernel, parts, *[nothing] * 3, made, mean, variance, weight)
+    keep, row = float(node.momentum), Strided((1,))
+    biased = (count - 1) / count if count > 1 else 1.0
+    running = zip((3, 4), (mean, variance), (1.0, biased), node.outputs[1:], strict=False)
+    for place, new, share, value in running:
+        steps = [Step("Affine", (0,), (keep, 0.0)), Step("Affine", (1,), ((1 - keep) * share, 0.0)),
+                 Step("Add", (2, 3))]  # fmt: skip
+        moved = chain([channels], [row] * 2, [row], steps, [4], builder.scope.width)
+        builder.job(moved, plain(builder, node.required(place)), new, builder.write(value))
+    return made
 
 
 def _affine(builder: Builder, node: Node) -> Place:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
 _KINDS = {DType.FLOAT32: "f32", DType.INT64: "i64", DType.INT32: "i32"}
+_AS_IT_IS = Numbers()
 _WORD = 1 << 31  # kernels count in 32 bits
 
 
@@ -35,7 +36,7 @@ class Followed:
 
     end: Value
     nodes: tuple[Node, ...] = ()
-    numbers: Numbers = Numbers()
+    numbers: Numbers = _AS_IT_IS
     within: bool = False
 
     @property

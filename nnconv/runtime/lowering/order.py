@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from nnconv.runtime.lowering.build import Builder
     from nnconv.schemas.graph import Node, Value
 
-_MOST_RANKS = 16  # a rank is a pass over the axis; who wants more sorts on the host
+_MOST_RANKS = 16  # of any axis: a rank is a pass over it
+_MOST_LOOKS = 1 << 16  # at elements of one row, for more ranks; beyond that the host sorts
 _SHORT = 32  # elements of a row that one work-item of a card looks through
 
 
@@ -33,7 +34,7 @@ def ranked(node: Node, scope: Scope) -> Claim | None:
         return None
     axis = node.axis % len(sizes(x))
     count = made[axis] if node.op == "TopK" else 1
-    if count > _MOST_RANKS:
+    if count > _MOST_RANKS and count * sizes(x)[axis] > _MOST_LOOKS:
         return None
     found = _followed(places, elements, sizes(x)[axis], scope) if places else None
     written = [*([elements] if elements else []), *([found.end] if found else [])]

@@ -56,7 +56,7 @@ def first_of_group(k: Printer, order: Order, key: Value, place: Value) -> tuple[
 
 @dataclass(frozen=True)
 class GroupRanked(_InGroups):
-    """The first `count` elements of each row in an order, and where they stand; rows are contiguous.
+    """The first `count` elements of each contiguous row in an order, and where they stand.
 
     Arguments: x, [elements], [places], both [rows, count].
     """
@@ -67,7 +67,7 @@ class GroupRanked(_InGroups):
     length: int
     count: int
     width: int
-    order: Order = Order()
+    order: Order
     elements: bool = False
     numbers: Numbers | None = None
 
