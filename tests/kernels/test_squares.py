@@ -26,7 +26,7 @@ def filled(seed: int, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_squares_are_summed_over_all_arrays(lengths: tuple[int, ...], target: Target) -> None:
-    kernel = SquareSums(lengths, target.lanes)
+    kernel = SquareSums(lengths, PIECE, target.lanes)
     arrays = [filled(seed, length) for seed, length in enumerate(lengths)]
     parts, total = jobs.aligned(kernel.total * target.lanes), jobs.aligned(1)
     run(kernel, target, *arrays, parts)
@@ -37,7 +37,7 @@ def test_squares_are_summed_over_all_arrays(lengths: tuple[int, ...], target: Ta
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_bad_element_shows(bad: float, target: Target) -> None:
-    kernel = SquareSums((PIECE + 3, 9), target.lanes)
+    kernel = SquareSums((PIECE + 3, 9), PIECE, target.lanes)
     parts, total = jobs.aligned(kernel.total * target.lanes), jobs.aligned(1)
     for place in ((0, 0), (0, PIECE + 2), (1, 8)):
         arrays = [filled(0, PIECE + 3), filled(1, 9)]

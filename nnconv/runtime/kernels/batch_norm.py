@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
+from nnconv.runtime.kernels.fold import PARTIALS, positions
 from nnconv.runtime.kernels.language import F32, Argument, Index, Kernel, Printer, Value
 from nnconv.runtime.kernels.samples.lanes import Cut, some_lanes
 
-_PARTIALS = 4  # independent sums: hides the latency of an addition, and rounds less
 _LONG = 512  # vectors of a plane: a longer one is summed row by row
 MOMENTS = 3  # numbers that a plane leaves: its mean, and the sums of deviations and their squares
 SUMS = 2  # of a gradient: the sum of dy, and of dy times the deviation
@@ -79,10 +79,9 @@ class _Planes(Kernel):
         rows, length = self._rows()
         with k.loop(rows, name="row") as row:
             partials = [
-                [k.register(k.constant(0.0), "part") for _ in range(count)]
-                for _ in range(_PARTIALS)
+                [k.register(k.constant(0.0), "part") for _ in range(count)] for _ in range(PARTIALS)
             ]
-            for number, at, some in _steps(k, length, self.width):
+            for number, at, some in positions(k, length, self.width):
                 found = terms(self._loader(k, row, at, some))
                 for partial, term in zip(partials[number], found, strict=True):
                     here = some_lanes(k, term, some) if some else term
@@ -118,20 +117,6 @@ class _Planes(Kernel):
         for number, value in enumerate(numbers):
             place = (group + number * self.x.batch) * self.x.blocks + channel
             k.store("parts", place, value)
-
-
-def _steps(k: Printer, length: int, width: int) -> Iterator[tuple[int, Index, int]]:
-    """(partial sum, start, elements; 0 for a whole vector) along a row."""
-    full, rest = divmod(length, width)
-    turns, left = divmod(full, _PARTIALS)
-    if turns:
-        with k.loop(turns, name="turn") as turn:
-            for number in range(_PARTIALS):
-                yield number, turn * (_PARTIALS * width) + number * width, 0
-    for number in range(left):
-        yield number, Index((), (turns * _PARTIALS + number) * width), 0
-    if rest:
-        yield left, Index((), full * width), rest
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ class Window:
         return self.size == (1, 1) and self.stride == (1, 1) and self.pad == (0, 0)
 
 
+def conv_arguments(read: str, bias: bool, residual: Array | None) -> tuple[Argument, ...]:
+    """What is `read`, [bias], [residual], y; y may lie where the residual does."""
+    named = [Argument(name) for name in (*read.split(), *(["bias"] if bias else []))]
+    named += [Argument("residual", aliased=True)] if residual else []
+    return (*named, Argument("y", written=True, aliased=residual is not None))
+
+
 @dataclass(frozen=True)
 class Conv(Kernel):
     """y = activation(conv(x, w) + bias + residual), direct: w packed by `pack_weights`.
@@ -158,10 +165,7 @@ class Conv(Kernel):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        named = [Argument("x"), Argument("w")]
-        named += [Argument("bias")] if self.bias else []
-        named += [Argument("residual", aliased=True)] if self.residual else []
-        return (*named, Argument("y", written=True, aliased=self.residual is not None))
+        return conv_arguments("x w", self.bias, self.residual)
 
     @property
     def flops(self) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array
 from nnconv.runtime.kernels.axis import Bounds
-from nnconv.runtime.kernels.conv import Window
+from nnconv.runtime.kernels.conv import Window, conv_arguments
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
 from nnconv.runtime.kernels.target import Target
@@ -59,10 +59,7 @@ class Depthwise(Kernel):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        named = [Argument("x"), Argument("w")]
-        named += [Argument("bias")] if self.bias else []
-        named += [Argument("residual", aliased=True)] if self.residual else []
-        return (*named, Argument("y", written=True, aliased=self.residual is not None))
+        return conv_arguments("x w", self.bias, self.residual)
 
     @property
     def flops(self) -> int:

@@ -80,29 +80,21 @@ class Reorder(Kernel):
         enter = self._to_blocked if self.y.lanes > 1 else self._to_plain
         if not self._flat:
             for tile, pixels in tiles(k, self.y.width, self.lanes, "tile"):
-                enter(k, image, block, row, tile * self.lanes, pixels, channels)
+                enter(k, (image, block, row, tile * self.lanes), pixels, channels)
             return
         full, rest = divmod(self.y.pixels, self.lanes)
         if full:
             first = row * _SPAN_TILES
             stop = k.smaller(first + _SPAN_TILES, full) if self._rows > 1 else Index((), full)
             with k.loop(stop, start=first if self._rows > 1 else 0, name="tile") as tile:
-                enter(k, image, block, Index(), tile * self.lanes, self.lanes, channels)
+                enter(k, (image, block, Index(), tile * self.lanes), self.lanes, channels)
         if rest:
             with k.when(k.index_compare("eq", row, self._rows - 1)):
                 last = Index((), full * self.lanes)
-                enter(k, image, block, Index(), last, rest, channels)
+                enter(k, (image, block, Index(), last), rest, channels)
 
-    def _to_blocked(
-        self,
-        k: Printer,
-        image: Index,
-        block: Index,
-        row: Index,
-        column: Index,
-        pixels: int,
-        channels: int,
-    ) -> None:
+    def _to_blocked(self, k: Printer, place: tuple[Index, ...], pixels: int, channels: int) -> None:
+        image, block, row, column = place
         zero, first = k.constant(0), block * self.lanes
         lines = [
             k.load("x", self.x.at(image, first + c, row, column), count=pixels)
@@ -113,16 +105,8 @@ class Reorder(Kernel):
         for p, value in enumerate(transpose(k, lines)[:pixels]):
             k.store("y", self.y.at(image, block, row, column + p), value)
 
-    def _to_plain(
-        self,
-        k: Printer,
-        image: Index,
-        block: Index,
-        row: Index,
-        column: Index,
-        pixels: int,
-        channels: int,
-    ) -> None:
+    def _to_plain(self, k: Printer, place: tuple[Index, ...], pixels: int, channels: int) -> None:
+        image, block, row, column = place
         zero, first = k.constant(0), block * self.lanes
         lines = [
             k.load("x", self.x.at(image, block, row, column + p)) if p < pixels else zero

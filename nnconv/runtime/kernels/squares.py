@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nnconv.runtime.kernels.fold import PARTIALS, positions
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer
 from nnconv.runtime.kernels.samples.lanes import some_lanes
 
-_PARTIALS = 4  # independent sums: hides the latency of a multiply-add, and rounds less
 PIECE = 16384  # elements of a grid item, some microseconds of work; whole turns of vectors
 
 
@@ -41,41 +41,30 @@ class Total(Kernel):
         return (*(Argument(f"x{i}") for i in range(len(self.lengths))), Argument("y", written=True))
 
     def describe(self, k: Printer) -> None:
-        sums = [k.register(k.constant(0.0), "partial") for _ in range(_PARTIALS)]
+        sums = [k.register(k.constant(0.0), "partial") for _ in range(PARTIALS)]
         for number, length in enumerate(self.lengths):
-            turns, rest = divmod(length // self.width, _PARTIALS)
-            if turns:
-                with k.loop(turns, name="turn") as t:
-                    for i, total in enumerate(sums):
-                        x = k.load(f"x{number}", (t * _PARTIALS + i) * self.width)
-                        total.value = total.value + x
-            for i in range(rest):
-                x = k.load(f"x{number}", (turns * _PARTIALS + i) * self.width)
+            for i, at, _ in positions(k, length, self.width):
+                x = k.load(f"x{number}", at)
                 sums[i].value = sums[i].value + x
         a, b, c, d = (total.value for total in sums)
         k.store("y", 0, k.reduce("add", (a + b) + (c + d)))
 
 
 @dataclass(frozen=True)
-class SquareSums(Kernel):
-    """y[piece] = sums of the squares of that piece's elements, lane by lane.
+class OverPieces(Kernel):
+    """An item is a piece of one of x0, x1, ..., `lengths` elements each; arguments: x0, x1, ..., y.
 
-    Arguments: x0, x1, ... of `lengths` elements, y [pieces, lanes].
+    `width` is what takes elements side by side: lanes of a vector, or work-items of a group.
     """
 
-    family: ClassVar[str] = "square_sums"
-
     lengths: tuple[int, ...]
-    width: int  # lanes of a vector
-
-    @property
-    def lanes(self) -> int:
-        return self.width
+    piece: int
+    width: int
 
     @property
     def pieces(self) -> tuple[int, ...]:
         """Of each array."""
-        return tuple(-(-length // PIECE) for length in self.lengths)
+        return tuple(-(-length // self.piece) for length in self.lengths)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -90,6 +79,17 @@ class SquareSums(Kernel):
     def bytes(self) -> int:
         return 4 * sum(self.lengths)
 
+
+@dataclass(frozen=True)
+class SquareSums(OverPieces):
+    """y[piece] = sums of the squares of that piece's elements, lane by lane; y [pieces, lanes]."""
+
+    family: ClassVar[str] = "square_sums"
+
+    @property
+    def lanes(self) -> int:
+        return self.width
+
     def describe(self, k: Printer) -> None:
         (piece,) = k.ids
         first = 0
@@ -97,24 +97,17 @@ class SquareSums(Kernel):
             last = first + pieces - 1
             if pieces > 1:
                 with k.when(k.within(piece, first, last)):
-                    self._sum(k, f"x{number}", piece - first, piece, PIECE)
+                    self._sum(k, f"x{number}", piece - first, piece, self.piece)
             with k.when(k.index_compare("eq", piece, last)):
-                self._sum(k, f"x{number}", piece - first, piece, length - (pieces - 1) * PIECE)
+                self._sum(k, f"x{number}", piece - first, piece, length - (pieces - 1) * self.piece)
             first += pieces
 
     def _sum(self, k: Printer, name: str, part: Index, piece: Index, length: int) -> None:
-        sums = [k.register(k.constant(0.0), "partial") for _ in range(_PARTIALS)]
-        start, turn = part * PIECE, _PARTIALS * self.width
-        turns, rest = divmod(length, turn)
-        if turns:
-            with k.loop(turns, name="turn") as t:
-                for number, total in enumerate(sums):
-                    x = k.load(name, start + t * turn + number * self.width)
-                    total.value = k.fma(x, x, total.value)
-        for number in range(-(-rest // self.width)):
-            count = min(self.width, rest - number * self.width)
-            x = k.load(name, start + (turns * turn + number * self.width), count=count)
-            x = some_lanes(k, x, count)
+        sums = [k.register(k.constant(0.0), "partial") for _ in range(PARTIALS)]
+        start = part * self.piece
+        for number, at, count in positions(k, length, self.width):
+            x = k.load(name, start + at, count=count)
+            x = some_lanes(k, x, count) if count else x
             sums[number].value = k.fma(x, x, sums[number].value)
         a, b, c, d = (total.value for total in sums)
         k.store("y", piece * self.width, (a + b) + (c + d))

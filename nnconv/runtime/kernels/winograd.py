@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnconv.runtime.kernels.arrays import Array, Border, aligned
-from nnconv.runtime.kernels.conv import Conv, Window, every_conv
+from nnconv.runtime.kernels.conv import Conv, Window, conv_arguments, every_conv
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Index, Kernel, Printer, Value, tiles
 from nnconv.runtime.kernels.schedule import candidates, cover_cycles
@@ -239,10 +239,7 @@ class WinogradOutput(_Transform):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        named = [Argument("m")]
-        named += [Argument("bias")] if self.bias else []
-        named += [Argument("residual", aliased=True)] if self.residual else []
-        return (*named, Argument("y", written=True, aliased=self.residual is not None))
+        return conv_arguments("m", self.bias, self.residual)
 
     def _tile(self, k: Printer, spot: _Spot) -> None:
         points, (image, block, top, left) = range(self.form.points), spot.place

@@ -72,7 +72,7 @@ def _emit(builder: Builder, nodes: list[Node], output: Value) -> str:
     for start in range(0, len(left), _MOST_ARRAYS):
         values = left[start : start + _MOST_ARRAYS]
         lengths = tuple(math.prod(sizes(value)) for value in values)
-        kernel: Kernel = SquareSums(lengths, width)
+        kernel: Kernel = SquareSums(lengths, PIECE, width)
         if groups:
             kernel = GroupSquares(lengths, PIECE, groups.items)
         made = builder.buffer(kernel.total * width)

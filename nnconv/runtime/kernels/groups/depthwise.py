@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.arrays import Array
-from nnconv.runtime.kernels.conv import Window
+from nnconv.runtime.kernels.conv import Window, conv_arguments
 from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.language import Argument, Condition, Index, Kernel, Printer
 
@@ -44,10 +44,7 @@ class GroupwiseConv(Kernel):
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        named = [Argument("x"), Argument("w")]
-        named += [Argument("bias")] if self.bias else []
-        named += [Argument("residual", aliased=True)] if self.residual else []
-        return (*named, Argument("y", written=True, aliased=self.residual is not None))
+        return conv_arguments("x w", self.bias, self.residual)
 
     @property
     def inputs(self) -> int:

@@ -12,16 +12,13 @@ from typing import ClassVar
 
 from nnconv.runtime.kernels.functions import exp, log
 from nnconv.runtime.kernels.groups.reduce import peak_and_total
-from nnconv.runtime.kernels.groups.vector import fold, stride_over
+from nnconv.runtime.kernels.groups.vector import InGroups, fold, is_first, stride_over
 from nnconv.runtime.kernels.language import (
     DTYPES,
     F32,
     I32,
     Argument,
-    Condition,
     Index,
-    Kernel,
-    Local,
     Printer,
     Value,
 )
@@ -29,7 +26,7 @@ from nnconv.runtime.kernels.losses import FLOOR
 
 
 @dataclass(frozen=True)
-class _OverRows(Kernel):
+class _OverRows(InGroups):
     """What kernels that read a label a row share; `ignore` is a label that does not count."""
 
     rows: int
@@ -39,20 +36,12 @@ class _OverRows(Kernel):
     ignore: int | None = None
 
     @property
-    def lanes(self) -> int:
-        return 1
-
-    @property
     def grid(self) -> tuple[int, ...]:
         return (self.rows,)
 
     @property
     def local(self) -> tuple[int, ...]:
         return (self.width,)
-
-    @property
-    def shared(self) -> tuple[Local, ...]:
-        return (Local("sums", self.width),)
 
     @property
     def bytes(self) -> int:
@@ -84,7 +73,7 @@ class RowLoss(_OverRows):
     def describe(self, k: Printer) -> None:
         start, label = k.index(k.ids[0] * self.length), self._label(k)
         largest, total = peak_and_total(k, "x", start, self.length)
-        with k.when(k.index_compare("eq", k.local_ids[0], 0)):
+        with k.when(is_first(k)):
             chosen = k.register(k.constant(math.nan), "chosen")
             place = k.value_index(label)
             with k.when(k.within(place, 0, self.length)):
@@ -116,18 +105,17 @@ class RowLossGrad(_OverRows):
         slope = k.scalar("dy", 0) / k.scalar("divisor", 0)
         share, chosen = k.constant(1.0) / total, k.value_index(label)
 
-        def write(_: int, at: Index, inside: Condition | None) -> None:
-            with k.loop(1) if inside is None else k.when(inside):
-                hit = k.select(k.index_compare("eq", at, chosen), 1.0, k.constant(0.0))
-                power = exp(k, k.scalar("x", start + at) - largest)
-                value = (power * share - hit) * slope
-                k.store("dx", start + at, self._counted(k, label, value))
+        def write(_: int, at: Index) -> None:
+            hit = k.select(k.index_compare("eq", at, chosen), 1.0, k.constant(0.0))
+            power = exp(k, k.scalar("x", start + at) - largest)
+            value = (power * share - hit) * slope
+            k.store("dx", start + at, self._counted(k, label, value))
 
         stride_over(k, self.length, write)
 
 
 @dataclass(frozen=True)
-class GroupLabelCount(Kernel):
+class GroupLabelCount(InGroups):
     """divisor = how many labels are not `ignore`, at least 1. Arguments: label, divisor."""
 
     family: ClassVar[str] = "group_label_count"
@@ -138,20 +126,12 @@ class GroupLabelCount(Kernel):
     labels: str = "f32"
 
     @property
-    def lanes(self) -> int:
-        return 1
-
-    @property
     def grid(self) -> tuple[int, ...]:
         return (1,)
 
     @property
     def local(self) -> tuple[int, ...]:
         return (self.width,)
-
-    @property
-    def shared(self) -> tuple[Local, ...]:
-        return (Local("sums", self.width),)
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -163,5 +143,5 @@ class GroupLabelCount(Kernel):
             return k.cast(k.compare("ne", label, self.ignore), F32)
 
         total = fold(k, "add", self.length, counts, "sums")
-        with k.when(k.index_compare("eq", k.local_ids[0], 0)):
+        with k.when(is_first(k)):
             k.store("divisor", 0, k.max(1.0, total))

@@ -7,22 +7,19 @@ a sum; else a whole group does. Sums of very many elements are cut into parts, b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from nnconv.runtime.kernels.functions import Activation, exp, log
-from nnconv.runtime.kernels.groups.vector import NEUTRAL, ROUNDS, fold, join, stride_over
+from nnconv.runtime.kernels.groups.vector import ROUNDS, InGroups, fold, is_first, join, stride_over
 from nnconv.runtime.kernels.language import (
     Argument,
-    Condition,
     Index,
-    Kernel,
-    Local,
     Printer,
-    Register,
     Value,
 )
+from nnconv.runtime.kernels.squares import OverPieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +57,8 @@ class Box:
         return found
 
 
-class _InGroups(Kernel):
-    """What these kernels share: one array of the group for joining."""
-
-    @property
-    def lanes(self) -> int:
-        return 1
-
-    @property
-    def shared(self) -> tuple[Local, ...]:
-        return (Local("sums", math.prod(self.local)),)
-
-
 @dataclass(frozen=True)
-class GroupReduce(_InGroups):
+class GroupReduce(InGroups):
     """y[kept, part] = after(all of before(x) in that part joined); x lies at kept + reduced.
 
     A group is `down` work-items a sum, for `across` sums side by side.
@@ -123,13 +108,13 @@ class GroupReduce(_InGroups):
             return self.before(k, k.scalar("x", start + place))
 
         total = fold(k, self.join, length, element, "sums", below)
-        mine = k.index_compare("eq", k.local_ids[0], 0)
+        mine = is_first(k)
         with k.when(k.both(mine, k.index_compare("lt", number, self.kept.count))):
             k.store("y", number * self.parts + part, self.after(k, total))
 
 
 @dataclass(frozen=True)
-class GroupSoftmax(_InGroups):
+class GroupSoftmax(InGroups):
     """y = e^(x - max) / sum of them, for rows of contiguous elements; its logarithm with
     `logarithm`. Arguments: x, y.
     """
@@ -163,11 +148,10 @@ class GroupSoftmax(_InGroups):
         shift = largest + log(k, total) if self.logarithm else largest
         factor = 1.0 / total
 
-        def write(_: int, at: Index, inside: Condition | None) -> None:
-            with k.loop(1) if inside is None else k.when(inside):
-                value = k.scalar("x", start + at) - shift
-                result = value if self.logarithm else exp(k, value) * factor
-                k.store("y", start + at, result)
+        def write(_: int, at: Index) -> None:
+            value = k.scalar("x", start + at) - shift
+            result = value if self.logarithm else exp(k, value) * factor
+            k.store("y", start + at, result)
 
         stride_over(k, self.length, write)
 
@@ -183,38 +167,14 @@ def peak_and_total(k: Printer, name: str, start: Index, length: int) -> tuple[Va
 
 
 @dataclass(frozen=True)
-class GroupSquares(_InGroups):
-    """y[piece] = the sum of the squares in that piece of x0, x1, ..., `lengths` elements each.
-
-    Arguments: x0, x1, ..., y.
-    """
+class GroupSquares(InGroups, OverPieces):
+    """y[piece] = the sum of the squares in that piece."""
 
     family: ClassVar[str] = "group_squares"
-
-    lengths: tuple[int, ...]
-    piece: int
-    width: int
-
-    @property
-    def pieces(self) -> tuple[int, ...]:
-        return tuple(-(-length // self.piece) for length in self.lengths)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (sum(self.pieces),)
 
     @property
     def local(self) -> tuple[int, ...]:
         return (self.width,)
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        named = [Argument(f"x{i}", aliased=True) for i in range(len(self.lengths))]
-        return (*named, Argument("y", written=True))
-
-    @property
-    def bytes(self) -> int:
-        return 4 * sum(self.lengths)
 
     def describe(self, k: Printer) -> None:
         """Which array a piece is of is one branch for the whole group; the sum comes after it."""
@@ -227,16 +187,15 @@ class GroupSquares(_InGroups):
                 total.value = self._squares(k, f"x{number}", start, length)
             first += pieces
         whole = join(k, "add", [total.value], "sums")[0]
-        with k.when(k.index_compare("eq", k.local_ids[0], 0)):
+        with k.when(is_first(k)):
             k.store("y", piece, whole)
 
     def _squares(self, k: Printer, name: str, start: Index, length: int) -> Value:
         sums = [k.register(k.constant(0.0), "part") for _ in range(ROUNDS)]
 
-        def add(which: int, at: Index, inside: Condition | None) -> None:
-            with k.loop(1) if inside is None else k.when(inside):
-                x = k.scalar(name, start + at)
-                sums[which].value = k.fma(x, x, sums[which].value)
+        def add(which: int, at: Index) -> None:
+            x = k.scalar(name, start + at)
+            sums[which].value = k.fma(x, x, sums[which].value)
 
         count = min(self.piece, length)
         uneven = length > self.piece and length % self.piece
@@ -245,7 +204,7 @@ class GroupSquares(_InGroups):
 
 
 @dataclass(frozen=True)
-class GroupTotal(_InGroups):
+class GroupTotal(InGroups):
     """y = the sum of all elements of x0, x1, ..., `lengths` elements each, over `divisor` where
     there is one. Arguments: x0, x1, ..., [divisor], y.
     """
@@ -271,18 +230,13 @@ class GroupTotal(_InGroups):
         return (*named, Argument("y", written=True))
 
     def describe(self, k: Printer) -> None:
-        sums = [k.register(k.constant(NEUTRAL["add"]), "part") for _ in range(ROUNDS)]
+        sums = [k.register(k.constant(0.0), "part") for _ in range(ROUNDS)]
+
+        def add(name: str, which: int, at: Index) -> None:
+            sums[which].value = sums[which].value + k.scalar(name, at)
+
         for number, length in enumerate(self.lengths):
-            stride_over(k, length, self._add(k, f"x{number}", sums))
+            stride_over(k, length, partial(add, f"x{number}"))
         total = join(k, "add", [k.sum([each.value for each in sums])], "sums")[0]
-        with k.when(k.index_compare("eq", k.local_ids[0], 0)):
+        with k.when(is_first(k)):
             k.store("y", 0, total / k.scalar("divisor", 0) if self.divided else total)
-
-    def _add(
-        self, k: Printer, name: str, sums: list[Register]
-    ) -> Callable[[int, Index, Condition | None], None]:
-        def add(which: int, at: Index, inside: Condition | None) -> None:
-            with k.loop(1) if inside is None else k.when(inside):
-                sums[which].value = sums[which].value + k.scalar(name, at)
-
-        return add

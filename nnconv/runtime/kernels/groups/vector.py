@@ -61,20 +61,19 @@ def join(k: Printer, operation: str, values: Sequence[Value], name: str) -> list
 def stride_over(
     k: Printer,
     count: int,
-    body: Callable[[int, Index, Condition | None], None],
+    body: Callable[[int, Index], None],
     below: Index | int | None = None,
 ) -> None:
-    """Call `body(which, number, inside)` for the numbers below `count` that are this work-item's,
-    `which` of some independent sums; a number with a condition may lie past the end, which is
-    `below` where that is known at run time only.
+    """Call `body(which, number)` for the numbers below `count` that are this work-item's, `which`
+    of some independent sums; `below` is where they end, where that is known at run time only.
     """
     me, width = k.local_ids[0], k.kernel.local[0]
     end = count if below is None else below
     turns, rest = divmod(count, width * ROUNDS)
 
     def visit(which: int, number: Index, whole: bool) -> None:
-        certain = whole and below is None
-        body(which, number, None if certain else k.index_compare("lt", number, end))
+        with k.loop(1) if whole and below is None else k.when(k.index_compare("lt", number, end)):
+            body(which, number)
 
     if turns:
         with k.loop(turns, name="turn") as turn:
@@ -99,9 +98,8 @@ def fold(
     neutral = k.constant(NEUTRAL[operation])
     sums = [k.register(neutral, "part") for _ in range(ROUNDS)]
 
-    def add(which: int, number: Index, inside: Condition | None) -> None:
-        with k.loop(1) if inside is None else k.when(inside):
-            sums[which].value = k.combine2(operation, sums[which].value, element(number))
+    def add(which: int, number: Index) -> None:
+        sums[which].value = k.combine2(operation, sums[which].value, element(number))
 
     stride_over(k, count, add, below)
     a, b, c, d = (each.value for each in sums)
@@ -109,8 +107,25 @@ def fold(
     return join(k, operation, [mine], name)[0]
 
 
+class InGroups(Kernel):
+    """What kernels share whose groups join one number a work-item: their array, `sums`."""
+
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    @property
+    def shared(self) -> tuple[Local, ...]:
+        return (Local("sums", math.prod(self.local)),)
+
+
+def is_first(k: Printer) -> Condition:
+    """Whether this work-item is the one of its group, or of its row of it, that stores."""
+    return k.index_compare("eq", k.local_ids[0], 0)
+
+
 @dataclass(frozen=True)
-class FewRows(Kernel):
+class FewRows(InGroups):
     """y[m, n] = ending(sum over d of a[m, d] * b[n, d]) for few m: a group an n.
 
     Rows of a and b are contiguous, `a_row` and `b_row` elements apart. Arguments: a, b, [bias],
@@ -127,10 +142,6 @@ class FewRows(Kernel):
     goal: Goal
     ending: Ending
     width: int
-
-    @property
-    def lanes(self) -> int:
-        return 1
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -158,22 +169,21 @@ class FewRows(Kernel):
         return 4 * self.columns * self.depth
 
     def describe(self, k: Printer) -> None:
-        (n,), (me,) = k.ids, k.local_ids
+        (n,) = k.ids
         sums = [
             [k.register(k.constant(0.0), "sum") for _ in range(ROUNDS)] for _ in range(self.rows)
         ]
         start = k.index(n * self.b_row)
 
-        def add(which: int, d: Index, inside: Condition | None) -> None:
-            with k.loop(1) if inside is None else k.when(inside):
-                b = k.scalar("b", start + d)
-                for m, line in enumerate(sums):
-                    a = k.scalar("a", d + m * self.a_row)
-                    line[which].value = k.fma(a, b, line[which].value)
+        def add(which: int, d: Index) -> None:
+            b = k.scalar("b", start + d)
+            for m, line in enumerate(sums):
+                a = k.scalar("a", d + m * self.a_row)
+                line[which].value = k.fma(a, b, line[which].value)
 
         stride_over(k, self.depth, add)
         parts = [k.sum([each.value for each in line]) for line in sums]
         totals = join(k, "add", parts, "sums")
-        with k.when(k.index_compare("eq", me, 0)):
+        with k.when(is_first(k)):
             rows, size = [Index((), m) for m in range(self.rows)], (self.rows, self.columns)
             Finisher(k, self.goal, self.ending, Index(), size, rows).column(n, totals)
