@@ -90,7 +90,7 @@ class ElementPool(_ByElement):
                 which.value = k.select(loses, which.value, number)
                 best.value = k.select(loses, best.value, value)
             else:
-                best.value = best.value + value if self.average else k.max(best.value, value)
+                best.value = best.value + value if self.average else k.max(value, best.value)
         result = best.value
         if self.average:
             result = result / self._cells(k, corner, spans)
