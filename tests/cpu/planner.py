@@ -33,6 +33,7 @@ class Planner:
         self.target: Target = card if device == "card" else host
         self.by_image = device == "cpu"
         self.host: Counter[str] = Counter()
+        self.made: list[Lowered] = []
 
     def supports(self, node: Node) -> bool:
         return has_kernel(node)
@@ -40,6 +41,7 @@ class Planner:
     def lower(self, graph: Graph, settings: Settings) -> Program:
         tuner, store = Tuner(self.target, False), Store({}, 1)
         made = lower(graph, settings, self.target, store, tuner, by_image=self.by_image)
+        self.made.append(made)
         calls = (stage for stage in made.stages if isinstance(stage, HostCall))
         self.host.update(_called(made.steps[call.step].nodes[0]) for call in calls)
         return _Planned(made)

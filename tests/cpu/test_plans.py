@@ -16,7 +16,9 @@ from nnconv.schemas.errors import InputError
 from nnconv.schemas.graph import Graph, Model
 from nnconv.schemas.types import DType
 from tests.cpu.alone import alone
+from tests.cpu.extents import outside
 from tests.cpu.nets import Net, random_model
+from tests.cpu.planner import Planner
 
 Array = np.ndarray[Any, Any]
 
@@ -223,3 +225,14 @@ def test_random_nets_run_from_several_threads(seed: int) -> None:
         for results in pool.map(lambda _: executable.run({"x": x}), range(16)):
             for name, array in wanted.items():
                 assert np.array_equal(results[name], array, equal_nan=True)
+
+
+def test_a_stored_factor_of_one_channel_is_read_within_its_memory() -> None:
+    """Blocks have room for more channels than an image of one channel has."""
+    graph = Graph("one channel")
+    x = graph.add_input("x", DType.FLOAT32, (2, 1, 3, 5))
+    factors = graph.constant(np.ones((1, 1, 3, 5), np.float32))
+    graph.outputs = [graph.emit("LRN", graph.emit("LRN", x, size=3) * factors, size=3)]
+    planner = Planner("cpu")
+    compile_model(Model(graph=graph), device=planner).plan({"x": (2, 1, 3, 5)})
+    assert [problem for made in planner.made for problem in outside(made)] == []

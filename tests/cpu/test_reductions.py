@@ -118,6 +118,24 @@ def test_what_is_no_number_is_handled_as_by_the_reference(
     np.testing.assert_allclose(runs(model, {"x0": x}), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("op", ["GlobalMaxPool", "ReduceMax", "MaxPool", "Max", "Min"])
+def test_maxima_of_blocks_treat_what_is_no_number_as_the_reference_does(
+    op: str, bad: float
+) -> None:
+    graph = Graph("blocks")
+    x = graph.add_input("x0", DType.FLOAT32, (1, 3, 6, 5))
+    made = graph.emit("LRN", x, size=3)
+    settings = {"MaxPool": {"kernel_shape": (3, 2), "pads": (1, 1, 1, 1)}}.get(op, {})
+    others = {"ReduceMax": [graph.constant([2, 3], DType.INT64)], "Max": [-x], "Min": [-x]}
+    graph.outputs = [graph.emit(op, made, *others.get(op, []), **settings)]
+    feeds = numbers((1, 3, 6, 5))
+    feeds["x0"][0, 1, 2, 3] = bad
+    model = Model(graph=graph)
+    (want,) = compile_model(model, device="reference").run(feeds).values()
+    np.testing.assert_allclose(runs(model, feeds), want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axes", [[2, 3], [1], [1, 2, 3], [0], [0, 1, 2, 3], [2], [0, 3]])
 @pytest.mark.parametrize("keepdims", [0, 1])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnconv.runtime.kernels.elementwise import Step, Strided, run_steps
-from nnconv.runtime.kernels.functions import NONE, Activation
+from nnconv.runtime.kernels.functions import BINARY, NONE, Activation
 from nnconv.runtime.kernels.language import (
     DTYPES,
     F32,
@@ -35,21 +35,12 @@ _PIECE = 16384  # elements that are worth an item of their own, some microsecond
 _ITEMS = 32  # that keep all threads busy
 
 
-def _passing_on(choose: Callable[[Printer, Value, Value], Value]) -> Callable[..., Value]:
-    """The larger or smaller one, NaN where either is."""
-
-    def join(k: Printer, a: Value, b: Value) -> Value:
-        return k.select(k.compare("ne", a, a), a, choose(k, a, b))
-
-    return join
-
-
 # How two numbers are joined, and what changes nothing.
 JOINS: dict[str, tuple[Callable[[Printer, Value, Value], Value], float]] = {
     "add": (lambda k, a, b: a + b, 0.0),
     "mul": (lambda k, a, b: a * b, 1.0),
-    "max": (_passing_on(lambda k, a, b: k.max(a, b)), -math.inf),
-    "min": (_passing_on(lambda k, a, b: k.min(a, b)), math.inf),
+    "max": (BINARY["Max"], -math.inf),
+    "min": (BINARY["Min"], math.inf),
 }
 
 

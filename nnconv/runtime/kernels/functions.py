@@ -224,14 +224,24 @@ UNARY: dict[str, Callable[..., Value]] = {
     "Counted": lambda k, t, ignore: _unless(k, t, ignore, k.like(t, 1.0)),
 }
 
+
+def _passing_on(choose: Callable[[Printer, Value, Value], Value]) -> Callable[..., Value]:
+    """The larger or smaller one, NaN where either is."""
+
+    def chosen(k: Printer, a: Value, b: Value) -> Value:
+        return k.select(k.compare("ne", a, a), a, choose(k, a, b))
+
+    return chosen
+
+
 # Binary ones: (printer, a, b, *parameters) -> y.
 BINARY: dict[str, Callable[..., Value]] = {
     "Add": lambda k, a, b: a + b,
     "Sub": lambda k, a, b: a - b,
     "Mul": lambda k, a, b: a * b,
     "Div": lambda k, a, b: a / b,
-    "Max": lambda k, a, b: k.max(a, b),
-    "Min": lambda k, a, b: k.min(a, b),
+    "Max": _passing_on(lambda k, a, b: k.max(a, b)),
+    "Min": _passing_on(lambda k, a, b: k.min(a, b)),
     "PRelu": lambda k, x, slope: k.select(x < 0.0, x * slope, x),
     "Pow": power,
     "SigmoidCrossEntropy": sigmoid_cross_entropy,

@@ -140,7 +140,8 @@ class Pool(Kernel):
         return total.value
 
     def _join(self, k: Printer, total: Value, value: Value) -> Value:
-        return total + value if self.average else k.max(total, value)
+        # a NaN is passed over, as in Caffe: it is larger than nothing
+        return total + value if self.average else k.max(value, total)
 
 
 def window_cells(

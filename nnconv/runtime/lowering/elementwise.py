@@ -252,7 +252,7 @@ def input_of(
         place, own = builder.read(value, _input_lanes(value, shape, lanes)), sizes(value)
     if lanes == 1:
         return place.operand, broadcast(strided_plain(place, own), own or (1,), len(shape))
-    return place.operand, _over_blocks(place, shape)
+    return place.operand, _over_blocks(place)
 
 
 def _by_samples(
@@ -275,10 +275,12 @@ def _by_samples(
     return place.operand, Strided((0, *by_axis[1:4], 0))
 
 
-def _over_blocks(place: Place, shape: tuple[int, ...]) -> Strided:
-    """An operand over (batch, blocks, height, width, lanes), axes of size 1 repeated."""
+def _over_blocks(place: Place) -> Strided:
+    """An operand over (batch, blocks, height, width, lanes), axes of size 1 repeated; a plain one
+    has one channel for all, even where there is but one.
+    """
     array = place.view
-    one_channel = array.channels == 1 < shape[1]
+    one_channel = array.lanes == 1
     return Strided(
         (
             array.image if array.batch > 1 else 0,

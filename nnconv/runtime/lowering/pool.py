@@ -93,9 +93,9 @@ def lowest_of(node: Node) -> float:
     return LOWEST if node.op == "nnconv.Pool" else -math.inf
 
 
-@lowers("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+@lowers("GlobalAveragePool", "ReduceMean")
 def whole(node: Node, scope: Scope) -> Claim | None:
-    """The mean or maximum of each channel of an image."""
+    """The mean of each channel of an image. (Maxima are reductions: those pass a NaN on.)"""
     x, y = node.required(0), node.output
     if not is_float(x) or not is_float(y) or len(sizes(x)) < 3:
         return None
@@ -103,12 +103,12 @@ def whole(node: Node, scope: Scope) -> Claim | None:
         return None
     if node.op.startswith("Reduce") and not _over_cells(node, scope):
         return None
-    average, lanes = node.op in ("GlobalAveragePool", "ReduceMean"), scope.lanewise(x)
+    lanes = scope.lanewise(x)
 
     def emit(builder: Builder) -> str:
         source, made = builder.read(x, lanes), builder.write(y)
-        builder.job(global_pool(source.view, made.view, average), source, made)
-        return "global average" if average else "global maximum"
+        builder.job(global_pool(source.view, made.view, average=True), source, made)
+        return "global average"
 
     return Claim((node,), (Read(x, lanes),), y, lanes, emit)
 

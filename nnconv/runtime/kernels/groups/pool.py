@@ -66,7 +66,7 @@ class ElementPool(_ByElement):
         best = k.register(k.constant(0.0 if self.average else self.lowest), "best")
         for cell in window_cells(k, self.window, self.x, self.y, (row, column)):
             value = k.scalar("x", self.x.at(image, channel, *cell))
-            best.value = best.value + value if self.average else k.max(best.value, value)
+            best.value = best.value + value if self.average else k.max(value, best.value)
         result = best.value
         if self.average:
             result = result / self._cells(k, (row, column))
