@@ -33,18 +33,19 @@ if TYPE_CHECKING:
 _COLUMN_BYTES = 8 << 20
 
 
-def _conv_macs(node: Node) -> int:
-    weights = node.required(1)
+def _macs(cells: Value, weights: Value) -> int:
+    """Each of the cells, x's or y's, meets the weights of one channel (their first axis)."""
     if not count(weights):
         return 0
-    return count(node.output) * count(weights) // evaluate(weights.known_shape[0], {})
+    return count(cells) * count(weights) // evaluate(weights.known_shape[0], {})
+
+
+def _conv_macs(node: Node) -> int:
+    return _macs(node.output, node.required(1))
 
 
 def _deconv_macs(node: Node) -> int:
-    weights = node.required(1)
-    if not count(weights):
-        return 0
-    return count(node.input(0)) * count(weights) // evaluate(weights.known_shape[0], {})
+    return _macs(node.required(0), node.required(1))
 
 
 @kernel("Conv", macs=_conv_macs, windows=Windows)
@@ -199,16 +200,15 @@ def _text(x: Array) -> str:
 # of (x, w, dy), and the gradients of one are the others.
 
 
-def _gradient_macs(node: Node) -> int:
-    """As many as forward: every weight meets every position of the result once."""
-    dy = node.required(0 if node.op == "nnconv.ConvGradData" else 1)
-    weights = node.required(1) if node.op == "nnconv.ConvGradData" else node.output
-    if not count(weights):
-        return 0
-    return count(dy) * count(weights) // evaluate(weights.known_shape[0], {})
+def _grad_data_macs(node: Node) -> int:
+    return _macs(node.required(0), node.required(1))
 
 
-@kernel("nnconv.ConvGradData", macs=_gradient_macs, windows=Windows)
+def _grad_weights_macs(node: Node) -> int:
+    return _macs(node.required(1), node.output)
+
+
+@kernel("nnconv.ConvGradData", macs=_grad_data_macs, windows=Windows)
 def conv_grad_data(
     dy: Array,
     w: Array,
@@ -232,7 +232,7 @@ def conv_grad_data(
     return unpadded(wide, where, sizes)
 
 
-@kernel("nnconv.ConvGradWeights", macs=_gradient_macs, windows=Windows)
+@kernel("nnconv.ConvGradWeights", macs=_grad_weights_macs, windows=Windows)
 def conv_grad_weights(
     x: Array,
     dy: Array,
