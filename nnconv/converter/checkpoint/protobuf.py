@@ -53,16 +53,16 @@ def read_pb(path: AnyPath) -> Checkpoint:
 
 
 def _read(data: memoryview) -> Checkpoint:
+    if any(islice(fields(data, 0, len(data), _TENSORS), MOST_ARRAYS, None)):
+        raise InputError(
+            f"the file holds more than {MOST_ARRAYS:,} arrays", hint="no net has so many"
+        )
     small, copied = bytearray(), 0
     parameters, state = Lazy(), Lazy()
     slots: dict[str, Lazy] = {}
-    for count, field in enumerate(fields(data, 0, len(data), _TENSORS)):
+    for field in fields(data, 0, len(data), _TENSORS):
         if field.wire_type != LENGTH:
             continue
-        if count == MOST_ARRAYS:
-            raise InputError(
-                f"the file holds more than {MOST_ARRAYS:,} arrays", hint="no net has so many"
-            )
         if copied < field.tag:
             small += _few(data[copied : field.tag], field.tag)
         copied = field.end
