@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -25,7 +26,11 @@ PRODUCER = "nnconv"
 TEXT_SUFFIX = ".nnirtxt"
 MOST_FIELDS = 10_000
 """Top-level fields of a file; an ordinary one has a dozen, and one for each pair of metadata."""
+MOST_SHORT = 1 << 18
+"""Parts of at most three bytes in a header, beside one in six bytes: each takes up to 100 bytes
+once parsed. Tiny values and nodes have fewer."""
 
+_SHORT = re.compile(rb"[\x0a\x12\x1a\x22\x2a\x32\x3a\x42\x4a\x52\x5a\x62][\0-\3]")
 _PADDING, _WEIGHTS = 14 << 3 | 2, 15 << 3 | 2  # their tags, one byte each
 _TEXT_START = re.compile(rb"\s*(#[^\n]*\s*)*format\s*:")
 
@@ -106,6 +111,11 @@ def _parse(data: memoryview) -> tuple[ir.Model, memoryview]:
     """The message without its weights, and these, of a binary file."""
     start, end, payload = _find_weights(data)
     rest = bytes(data[:start]) + bytes(data[end:])
+    most = MOST_SHORT + len(rest) // 6
+    if len(rest) > 2 * most and any(islice(_SHORT.finditer(rest), most, None)):
+        raise InputError(
+            f"the file is damaged: more than {most:,} of its parts are next to nothing"
+        )
     try:
         return ir.Model.FromString(rest), data[payload:end]
     except (DecodeError, UnicodeDecodeError) as error:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 Known = Mapping[str, "Value"]
 
 MOST_AXES = 64  # as numpy
+MOST_GRAPHS = 1 << 15
+"""Graphs in one model, those in attributes included; each takes 800 bytes, two in the file."""
+MOST_LAYERS = 1 << 14
+"""Layer records in a graph beyond one for each node and value."""
 
 
 def unpack(message: ir.Model, weights: memoryview) -> Model:
@@ -72,12 +76,19 @@ def unpack(message: ir.Model, weights: memoryview) -> Model:
 class _Reader:
     def __init__(self, weights: memoryview) -> None:
         self.weights = weights.toreadonly()  # so is every array that is a view of it
+        self.graphs = 0
 
     def graph(self, message: ir.Graph, outer: Known, made: set[Value], depth: int) -> Graph:
         """A graph, and those inside it. `outer` are the values of the graphs around it that it may
         read; `made` grows by what has its origin, so that nothing is read before."""
         if depth > MOST_DEPTH:
             raise InputError(f"graphs are nested more than {MOST_DEPTH} deep")
+        self.graphs += 1
+        if self.graphs > MOST_GRAPHS:
+            raise InputError(f"the model holds more than {MOST_GRAPHS:,} graphs")
+        most = MOST_LAYERS + len(message.nodes) + len(message.values)
+        if len(message.layers) > most:
+            raise InputError(f"the graph has {len(message.layers):,} layers, {most:,} is the most")
         graph = Graph(message.name)
         graph.layers = [_layer(layer) for layer in message.layers]
         for size in message.sizes:

@@ -16,6 +16,7 @@ True
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ def load(name: str, **options: Any) -> Model:
     >>> nnconv.zoo.load("lenet").inputs
     [<Value data: float32 Nx1xHxW>]
     """
-    # named, not imported: loading is upstairs, and nothing of the zoo itself depends on it
-    model: Model = import_module("nnconv.api").load(PREFIX + name.removeprefix(PREFIX), **options)
+    # loading needs the floors above; nnconv itself, imported before its parts, knows where it is
+    model: Model = sys.modules["nnconv"].load(PREFIX + name.removeprefix(PREFIX), **options)
     return model
 
 

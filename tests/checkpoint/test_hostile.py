@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
+from nnconv.converter.checkpoint import protobuf
 from nnconv.converter.checkpoint.files import read_checkpoint, write_checkpoint
 from nnconv.converter.wire_format import length_delimited
 from nnconv.schemas import checkpoint_pb2 as pb
@@ -201,6 +202,15 @@ def test_more_arrays_than_any_net_has_are_refused(
     (tmp_path / name).write_bytes(make())
     with pytest.raises(InputError, match=f"{MOST_ARRAYS:,}"):
         read_checkpoint(tmp_path / name)
+
+
+def test_too_many_arrays_are_refused_before_any_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protobuf, "_tensor", None)
+    (tmp_path / "a.pb").write_bytes(many_tensors())
+    with pytest.raises(InputError, match=f"{MOST_ARRAYS:,}"):
+        read_checkpoint(tmp_path / "a.pb")
 
 
 def test_small_tensors_are_read_as_large_ones_are(tmp_path: Path) -> None:

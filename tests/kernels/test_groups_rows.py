@@ -32,6 +32,7 @@ from nnconv.runtime.kernels.samples.pool import (
 )
 from nnconv.runtime.ops.norm import lrn
 from nnconv.runtime.ops.pool import average_pool, max_pool, max_pool_grad
+from nnconv.runtime.ops.windows import Windows
 from tests.kernels.cards import queue, run
 from tests.kernels.harness import Floats, close, convolve, random
 
@@ -155,10 +156,7 @@ POOLS = {
 def _arrays(name: str) -> tuple[Any, Any, Any, Window, dict[str, Any]]:
     shape, size, stride, pads, ceil = POOLS[name]
     x = random(shape, 4)
-    settings = {
-        "auto_pad": "NOTSET", "ceil_mode": ceil, "dilations": (1, 1), "kernel_shape": size,
-        "pads": pads, "strides": stride,
-    }  # fmt: skip
+    settings = {"windows": Windows("NOTSET", (1, 1), size, pads, stride), "ceil_mode": ceil}
     largest = max_pool(x, storage_order=0, outputs=1, **settings)
     window = Window(size, stride, (1, 1), (pads[0], pads[1]))
     return x, largest, Array.dense(*largest.shape), window, settings
@@ -182,7 +180,7 @@ def test_maxima_are_remembered_and_their_gradients_return(name: str, queue: Any)
 @pytest.mark.parametrize("name", POOLS)
 def test_averages_and_their_gradients(name: str, include: int, queue: Any) -> None:
     x, largest, made, window, settings = _arrays(name)
-    end = tuple(settings["pads"][2:])
+    end = tuple(settings["windows"].pads[2:])
     source, y, dx = Array.dense(*x.shape), nothing(*largest.shape), nothing(*x.shape)
     run(queue, ElementPool(source, made, window, True, bool(include), end), x, y)
     close(y, average_pool(x, count_include_pad=include, **settings).astype(np.float64))

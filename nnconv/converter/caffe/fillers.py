@@ -7,27 +7,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnconv.schemas.errors import did_you_mean
+from nnconv.schemas.fillers import FILLERS
 from nnconv.schemas.graph import Filler
 
 if TYPE_CHECKING:
     from nnconv.converter.caffe.layers.layer import Layer, Settings
 
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "constant": ("value",),
-    "uniform": ("min", "max"),
-    "gaussian": ("mean", "std", "sparse"),
-    "positive_unitball": (),
-    "xavier": ("variance_norm",),
-    "msra": ("variance_norm",),
-    "bilinear": (),
-}
-"""The filler types, each with the fields that it looks at."""
-
 
 def read_filler(layer: Layer, p: Settings, shape: Sequence[int | None]) -> Filler:
     """The filler of a blob of `shape`; raises InputError for one that Caffe refuses."""
-    if p.type not in OPTIONS:
-        hint = did_you_mean(p.type, OPTIONS) or f"known: {', '.join(OPTIONS)}"
+    if p.type not in FILLERS:
+        hint = did_you_mean(p.type, FILLERS) or f"known: {', '.join(FILLERS)}"
         raise layer.error("", f"unknown filler '{p.type}'", hint=hint)
     if p.type != "gaussian" and p.sparse != -1:
         raise layer.error("", f"sparse belongs to gaussian fillers, not to {p.type}")
@@ -39,5 +29,5 @@ def read_filler(layer: Layer, p: Settings, shape: Sequence[int | None]) -> Fille
         )
     if p.type == "bilinear" and (len(shape) != 4 or shape[2] != shape[3]):
         raise layer.error("", f"bilinear fills square kernels only, not {layer.show(tuple(shape))}")
-    options: dict[str, Any] = {name: getattr(p, name) for name in OPTIONS[p.type]}
+    options: dict[str, Any] = {name: getattr(p, name) for name in FILLERS[p.type]}
     return Filler(p.type, options)

@@ -24,8 +24,9 @@ from numpy.lib import format as npy
 
 from nnconv.converter.checkpoint import flat
 from nnconv.converter.checkpoint.zip import Entry, read_archive, unpack
+from nnconv.converter.located import in_file
 from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy, header
-from nnconv.schemas.errors import InputError, NnconvError, SourceSpan, UnsupportedError
+from nnconv.schemas.errors import InputError, UnsupportedError
 from nnconv.schemas.files import AnyPath, atomic_write, map_file
 from nnconv.schemas.pack import chunks
 from nnconv.schemas.types import DType
@@ -57,11 +58,8 @@ def read_npz(path: AnyPath) -> Checkpoint:
     have, or unpacks beyond reason.
     """
     data = map_file(path)
-    try:
+    with in_file(path):
         return _read(data)
-    except NnconvError as error:
-        first = error.problems[0]
-        raise type(error)(first.message, span=SourceSpan(str(path)), hint=first.hint) from None
 
 
 def _read(data: memoryview) -> Checkpoint:

@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.message import DecodeError
-
 from nnconv.converter.checkpoint.flat import elements_of
+from nnconv.converter.located import in_message
 from nnconv.converter.wire_format import LENGTH, Field, Malformed, fields, varint, without
 from nnconv.schemas import checkpoint_pb2 as pb
 from nnconv.schemas.checkpoint import MOST_ARRAYS, Arrays, Checkpoint, Header, Lazy, header
@@ -43,36 +42,27 @@ def read_pb(path: AnyPath) -> Checkpoint:
     Raises InputError for a file that is damaged or no checkpoint of ours.
     """
     data = map_file(path)
-    span = SourceSpan(str(path))
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise InputError(
-            "this .pb file is no checkpoint of nnconv", span=span, hint="other programs use .pb too"
+            "this .pb file is no checkpoint of nnconv",
+            span=SourceSpan(str(path)),
+            hint="other programs use .pb too",
         )
-    try:
+    with in_message(path, hint="was it cut short?"):
         return _read(data)
-    except Malformed as error:
-        raise InputError(
-            f"the file is damaged at byte {error.offset:,}: {error.message}", span=span,
-            hint="was it cut short?",
-        ) from None  # fmt: skip
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the file is damaged: {error}", span=span) from None
-    except InputError as error:
-        first = error.problems[0]
-        raise InputError(first.message, span=span, hint=first.hint) from None
 
 
 def _read(data: memoryview) -> Checkpoint:
+    if any(islice(fields(data, 0, len(data), _TENSORS), MOST_ARRAYS, None)):
+        raise InputError(
+            f"the file holds more than {MOST_ARRAYS:,} arrays", hint="no net has so many"
+        )
     small, copied = bytearray(), 0
     parameters, state = Lazy(), Lazy()
     slots: dict[str, Lazy] = {}
-    for count, field in enumerate(fields(data, 0, len(data), _TENSORS)):
+    for field in fields(data, 0, len(data), _TENSORS):
         if field.wire_type != LENGTH:
             continue
-        if count == MOST_ARRAYS:
-            raise InputError(
-                f"the file holds more than {MOST_ARRAYS:,} arrays", hint="no net has so many"
-            )
         if copied < field.tag:
             small += _few(data[copied : field.tag], field.tag)
         copied = field.end

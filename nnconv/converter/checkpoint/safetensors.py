@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nnconv.converter.checkpoint import flat
+from nnconv.converter.located import in_file
 from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy, check_number, header
-from nnconv.schemas.errors import InputError, NnconvError, SourceSpan, UnsupportedError
+from nnconv.schemas.errors import InputError, UnsupportedError
 from nnconv.schemas.files import AnyPath, atomic_write, map_file
 from nnconv.schemas.pack import chunks
 from nnconv.schemas.types import DType
@@ -53,12 +54,8 @@ def read_safetensors(path: AnyPath) -> Checkpoint:
     Raises InputError, with the tensor's name, for a header that does not describe the data.
     """
     data = map_file(path)
-    try:
+    with in_file(path):
         return _read(data)
-    except NnconvError as error:
-        first = error.problems[0]
-        span = first.span or SourceSpan(str(path))
-        raise type(error)(first.message, span=span, hint=first.hint) from None
 
 
 def _read(data: memoryview) -> Checkpoint:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from google.protobuf.message import DecodeError
-
+from nnconv.converter.located import in_message
 from nnconv.converter.wire_format import LENGTH, Field, Malformed, fields, without
 from nnconv.schemas import nevermind_pb2 as pb
 from nnconv.schemas.checkpoint import Checkpoint, Header, Lazy
-from nnconv.schemas.errors import InputError, SourceSpan
+from nnconv.schemas.errors import InputError
 from nnconv.schemas.files import AnyPath, atomic_write, map_file
 from nnconv.schemas.types import DType
 
@@ -43,19 +42,8 @@ class Buffer(NamedTuple):
 def read_state(path: AnyPath) -> Checkpoint:
     """The weights in a state file; raises InputError, naming layer and buffer, for what is wrong
     with them."""
-    span = SourceSpan(str(path))
-    try:
+    with in_message(path, hint="was it cut short, or is it no state of nevermind-neu?"):
         return _read(map_file(path))
-    except Malformed as error:
-        raise InputError(
-            f"the file is damaged at byte {error.offset:,}: {error.message}", span=span,
-            hint="was it cut short, or is it no state of nevermind-neu?",
-        ) from None  # fmt: skip
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the file is damaged: {error}", span=span) from None
-    except InputError as error:
-        first = error.problems[0]
-        raise InputError(first.message, span=first.span or span, hint=first.hint) from None
 
 
 def _read(data: memoryview) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,7 +170,7 @@ class Body:
             outputs.pop()
         call = Call(
             self.graph,
-            op,
+            sys.intern(op),  # a known one; protobuf makes a text anew each time it is asked
             self.scope.opset(domain),
             inputs,
             attributes,
@@ -190,8 +191,8 @@ class Body:
 
     def _emit(self, call: Call, node: Any) -> None:
         record = LayerRecord(
-            node.name or next(filter(None, node.output), ""),
-            node.op_type,
+            node.name or next(filter(None, call.outputs), ""),
+            sys.intern(node.op_type),
             span=SourceSpan(self.context.file, layer=node.name),
         )
         with self.graph.source(record):

@@ -56,20 +56,15 @@ def _window_settings(layer: Layer, settings: Settings) -> dict[str, Any]:
 
 def conv(layer: Layer, x: Value, settings: Settings) -> Value:
     """Conv with weights NAME/0 [channels, inputs / group, kh, kw] and bias NAME/1."""
-    window = _window_settings(layer, settings)
-    group, channels = settings["group"], settings["channels"]
-    inner = layer.channels(x)
-    if group < 1 or channels < 1 or inner % group or channels % group:
-        raise layer.wrong(
-            "group", f"{inner} input and {channels} output channels do not split into {group}"
-        )
-    weights = layer.weights((channels, inner // group, *window["kernel_shape"]))
-    bias = layer.bias((channels,)) if settings["bias"] else None
-    return layer.emit("Conv", x, weights, bias, group=group, **window)
+    return _convolution("Conv", layer, x, settings)
 
 
 def deconv(layer: Layer, x: Value, settings: Settings) -> Value:
     """ConvTranspose with weights NAME/0 [inputs, channels / group, kh, kw] and bias NAME/1."""
+    return _convolution("ConvTranspose", layer, x, settings)
+
+
+def _convolution(op: str, layer: Layer, x: Value, settings: Settings) -> Value:
     window = _window_settings(layer, settings)
     group, channels = settings["group"], settings["channels"]
     inner = layer.channels(x)
@@ -77,9 +72,10 @@ def deconv(layer: Layer, x: Value, settings: Settings) -> Value:
         raise layer.wrong(
             "group", f"{inner} input and {channels} output channels do not split into {group}"
         )
-    weights = layer.weights((inner, channels // group, *window["kernel_shape"]))
+    first, second = (channels, inner) if op == "Conv" else (inner, channels)
+    weights = layer.weights((first, second // group, *window["kernel_shape"]))
     bias = layer.bias((channels,)) if settings["bias"] else None
-    return layer.emit("ConvTranspose", x, weights, bias, group=group, **window)
+    return layer.emit(op, x, weights, bias, group=group, **window)
 
 
 def dense(layer: Layer, x: Value, settings: Settings) -> Value:

@@ -11,6 +11,7 @@ from nnconv.converter.yaml.fields import LARGEST, Fields, integer, kind, number
 from nnconv.schemas.dims import Dim, Shape
 from nnconv.schemas.dims_text import parse
 from nnconv.schemas.errors import InputError, NnconvError
+from nnconv.schemas.fillers import FILLERS
 from nnconv.schemas.graph import Filler
 from nnconv.schemas.types import DType
 
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 MOST_AXES = 64
-FILLERS = {
-    "constant": ("value",),
-    "uniform": ("min", "max"),
-    "gaussian": ("mean", "std", "sparse"),
-    "positive_unitball": (),
-    "xavier": ("variance_norm",),
-    "msra": ("variance_norm",),
-    "bilinear": (),
-}
 _TYPES = {str(dtype): dtype for dtype in DType if dtype is not DType.UNDEFINED}
 _WORDS = {"value", "min", "max", "mean", "std"}
 

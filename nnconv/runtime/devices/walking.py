@@ -15,6 +15,7 @@ COUNT_BITS = 40  # items of a job; the bits above hold the number of the run
 LINE = 8  # int64 in a cache line: each counter has one of its own
 JOB_WORDS = 5  # function, arguments, items, items of a chunk, items of a segment
 MAIL_WORDS = 2 * LINE  # int64 of a mailbox
+_LETTER = ("jobs", "count", "counters", "number", "segments")  # in a mailbox, behind its ticket
 _SPINS = 3000  # pauses before a waiting thread starts to give its core away
 _IDLE_YIELDS = 1500  # further turns before an idle helper goes to sleep: about a millisecond
 
@@ -42,6 +43,22 @@ def _on_windows(target: Target) -> bool:
 
 
 def _run(pause: str, give_way: str) -> str:
+    """`nnconv_run`: for each job take chunks from all segments, then wait for the other threads."""
+    return "".join(
+        (
+            _begin(),
+            _read_job(),
+            _enter_segment(),
+            _work_chunks(),
+            _leave_segment(),
+            _wait_for_all(pause, give_way),
+            _end(),
+        )
+    )
+
+
+def _begin() -> str:
+    """What a run of `count` jobs starts with: its tag, and where this thread begins to look."""
     return f"""\
 ; run: walk `count` jobs of (function, arguments, total, chunk, span of a segment) as thread `me`;
 ; counters (of items done, then of items taken from each segment) belong to run `number`.
@@ -53,6 +70,12 @@ entry:
   %lines = add i64 %segments, 1
   %job.counters = mul i64 %lines, {LINE}
   br label %job
+"""
+
+
+def _read_job() -> str:
+    """Take job `j` out of the table; the thread's own segment comes first."""
+    return f"""\
 job:
   %j = phi i64 [ 0, %entry ], [ %j.next, %finished ]
   %j.at = mul i64 %j, {JOB_WORDS}
@@ -70,6 +93,12 @@ job:
   %done = getelementptr i64, ptr %counters, i64 %c.at
   %end = add i64 %tag, %total
   br label %segment
+"""
+
+
+def _enter_segment() -> str:
+    """The items of segment `s`, and its counter; past the end of the job it holds none."""
+    return f"""\
 segment:
   %s = phi i64 [ %own, %job ], [ %s.next, %next.segment ]
   %visited = phi i64 [ 0, %job ], [ %visited.next, %next.segment ]
@@ -84,6 +113,13 @@ segment:
   %s.at = mul i64 %s.line, {LINE}
   %next = getelementptr i64, ptr %done, i64 %s.at
   br i1 %some, label %look, label %next.segment
+"""
+
+
+def _work_chunks() -> str:
+    """Take chunk after chunk of the segment from its counter, and call the job's function on each.
+    Where a counter belongs to another run, this thread came too late."""
+    return f"""\
 look:
   %held = phi i64 [ %mine, %segment ], [ %held.next, %work ]
   %seen = load atomic i64, ptr %next seq_cst, align 8
@@ -113,6 +149,12 @@ work:
   %items = sub i64 %hi, %lo
   %held.next = add i64 %held, %items
   br label %look
+"""
+
+
+def _leave_segment() -> str:
+    """On to the next segment, round to where the thread began; then tell what it has done."""
+    return """\
 next.segment:
   %so.far = phi i64 [ %mine, %segment ], [ %held, %fresh ]
   %s.up = add i64 %s, 1
@@ -127,6 +169,12 @@ taken:
 tell:
   %before = atomicrmw add ptr %done, i64 %so.far seq_cst
   br label %wait
+"""
+
+
+def _wait_for_all(pause: str, give_way: str) -> str:
+    """Until all items of the job are done, by whomever; after a while give the core away."""
+    return f"""\
 wait:
   %spins = phi i64 [ 0, %taken ], [ 0, %tell ], [ %spins.next, %spin ], [ %spins.next, %yield ]
   %ready = load atomic i64, ptr %done acquire, align 8
@@ -144,6 +192,12 @@ spin:
 yield:
   %ignored = call i32 @{give_way}()
   br label %wait
+"""
+
+
+def _end() -> str:
+    """The next job, or 1 at the end; 0 where the thread came too late."""
+    return """\
 finished:
   %j.next = add i64 %j, 1
   %more = icmp ult i64 %j.next, %count
@@ -152,8 +206,16 @@ over:
   ret i64 1
 stale:
   ret i64 0
-}}
+}
 """
+
+
+def _places(mailbox: str) -> str:
+    """Pointers to the parts of the letter in a mailbox."""
+    return "\n".join(
+        f"  %p.{name} = getelementptr i64, ptr {mailbox}, i64 {place}"
+        for place, name in enumerate(_LETTER, 1)
+    )
 
 
 def _serve(pause: str, give_way: str) -> str:
@@ -162,11 +224,7 @@ def _serve(pause: str, give_way: str) -> str:
 ; after a while of silence.
 define i64 @nnconv_serve(ptr %mailbox, i64 %last, i64 %me) #0 {{
 entry:
-  %p.jobs = getelementptr i64, ptr %mailbox, i64 1
-  %p.count = getelementptr i64, ptr %mailbox, i64 2
-  %p.counters = getelementptr i64, ptr %mailbox, i64 3
-  %p.number = getelementptr i64, ptr %mailbox, i64 4
-  %p.segments = getelementptr i64, ptr %mailbox, i64 5
+{_places("%mailbox")}
   %p.busy = getelementptr i64, ptr %mailbox, i64 {LINE}
   br label %start
 start:
@@ -242,11 +300,7 @@ post:
   %h = phi i64 [ 0, %marked ], [ %h.next, %post ]
   %h.at = mul i64 %h, {MAIL_WORDS}
   %box = getelementptr i64, ptr %mail, i64 %h.at
-  %p.jobs = getelementptr i64, ptr %box, i64 1
-  %p.count = getelementptr i64, ptr %box, i64 2
-  %p.counters = getelementptr i64, ptr %box, i64 3
-  %p.number = getelementptr i64, ptr %box, i64 4
-  %p.segments = getelementptr i64, ptr %box, i64 5
+{_places("%box")}
   ; the ticket is odd while the letter is being written: a reader that saw either half comes again
   %odd = atomicrmw add ptr %box, i64 1 seq_cst
   store atomic ptr %jobs, ptr %p.jobs seq_cst, align 8

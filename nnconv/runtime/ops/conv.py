@@ -15,7 +15,7 @@ from nnconv.runtime.ops.registry import count, kernel
 from nnconv.runtime.ops.rules import emit, gradient, integers, shape_of
 from nnconv.runtime.ops.windows import (
     Geometry,
-    geometry,
+    Windows,
     padded,
     shifted,
     unpadded,
@@ -33,32 +33,29 @@ if TYPE_CHECKING:
 _COLUMN_BYTES = 8 << 20
 
 
-def _conv_macs(node: Node) -> int:
-    weights = node.required(1)
+def _macs(cells: Value, weights: Value) -> int:
+    """Each of the cells, x's or y's, meets the weights of one channel (their first axis)."""
     if not count(weights):
         return 0
-    return count(node.output) * count(weights) // evaluate(weights.known_shape[0], {})
+    return count(cells) * count(weights) // evaluate(weights.known_shape[0], {})
+
+
+def _conv_macs(node: Node) -> int:
+    return _macs(node.output, node.required(1))
 
 
 def _deconv_macs(node: Node) -> int:
-    weights = node.required(1)
-    if not count(weights):
-        return 0
-    return count(node.input(0)) * count(weights) // evaluate(weights.known_shape[0], {})
+    return _macs(node.required(0), node.required(1))
 
 
-@kernel("Conv", macs=_conv_macs)
+@kernel("Conv", macs=_conv_macs, windows=Windows)
 def conv(
     x: Array,
     w: Array,
     b: Array | None = None,
     *,
-    auto_pad: str,
-    dilations: Sequence[int] | None,
+    windows: Windows,
     group: int,
-    kernel_shape: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """y[n,m,p] = b[m] + sum over c,k of x[n, c, p*stride + k*dilation - pad] * w[m,c,k] (ONNX
     Conv-22).
@@ -67,9 +64,9 @@ def conv(
     """
     if x.ndim != w.ndim or x.shape[1] != w.shape[1] * group or w.shape[0] % group:
         raise InputError(f"weights {_text(w)} do not fit an input of {_text(x)} in {group} groups")
-    if kernel_shape and tuple(kernel_shape) != w.shape[2:]:
-        raise InputError(f"kernel_shape {list(kernel_shape)} does not fit weights {_text(w)}")
-    where = geometry(x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
+    if (said := windows.kernel_shape) and tuple(said) != w.shape[2:]:
+        raise InputError(f"kernel_shape {list(said)} does not fit weights {_text(w)}")
+    where = windows.over(x.shape[2:], w.shape[2:])
     y = np.empty((x.shape[0], w.shape[0], *where.out), np.result_type(x, w))
     grouped = padded(x, where, 0).reshape(x.shape[0], group, x.shape[1] // group, *where.reach)
     weights = w.reshape(group, w.shape[0] // group, math.prod(w.shape[1:]))
@@ -95,20 +92,16 @@ def _multiply(x: Array, weights: Array, where: Geometry, y: Array) -> None:
         y[slab] = (weights @ columns).reshape(y[slab].shape)
 
 
-@kernel("ConvTranspose", macs=_deconv_macs)
+@kernel("ConvTranspose", macs=_deconv_macs, windows=Windows)
 def conv_transpose(
     x: Array,
     w: Array,
     b: Array | None = None,
     *,
-    auto_pad: str,
-    dilations: Sequence[int] | None,
+    windows: Windows,
     group: int,
-    kernel_shape: Sequence[int] | None,
     output_padding: Sequence[int] | None,
     output_shape: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """The transpose of Conv: every input cell adds x * w to the window it belongs to
     (ConvTranspose-22).
@@ -119,7 +112,14 @@ def conv_transpose(
     if x.ndim != w.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
         raise InputError(f"weights {_text(w)} do not fit an input of {_text(x)} in {group} groups")
     kept = transposed_geometry(
-        x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad, output_padding, output_shape
+        x.shape[2:],
+        w.shape[2:],
+        windows.strides,
+        windows.pads,
+        windows.dilations,
+        windows.auto_pad,
+        output_padding,
+        output_shape,
     )
     begins, out, full = kept.begins, kept.out, kept.full(x.shape[2:])
     n, c = x.shape[:2]
@@ -200,32 +200,27 @@ def _text(x: Array) -> str:
 # of (x, w, dy), and the gradients of one are the others.
 
 
-def _gradient_macs(node: Node) -> int:
-    """As many as forward: every weight meets every position of the result once."""
-    dy = node.required(0 if node.op == "nnconv.ConvGradData" else 1)
-    weights = node.required(1) if node.op == "nnconv.ConvGradData" else node.output
-    if not count(weights):
-        return 0
-    return count(dy) * count(weights) // evaluate(weights.known_shape[0], {})
+def _grad_data_macs(node: Node) -> int:
+    return _macs(node.required(0), node.required(1))
 
 
-@kernel("nnconv.ConvGradData", macs=_gradient_macs)
+def _grad_weights_macs(node: Node) -> int:
+    return _macs(node.required(1), node.output)
+
+
+@kernel("nnconv.ConvGradData", macs=_grad_data_macs, windows=Windows)
 def conv_grad_data(
     dy: Array,
     w: Array,
     shape: Array,
     *,
-    auto_pad: str,
-    dilations: Sequence[int] | None,
+    windows: Windows,
     group: int,
-    kernel_shape: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """dx[n, c, p*stride + k*dilation - pad] += sum over m of w[m,c,k] * dy[n,m,p]; `shape` is
     x's."""
     n, c, *sizes = (int(size) for size in shape)
-    where = geometry(sizes, w.shape[2:], strides, pads, dilations, auto_pad)
+    where = windows.over(sizes, w.shape[2:])
     weights = w.reshape(group, w.shape[0] // group, math.prod(w.shape[1:])).swapaxes(1, 2)
     wide = np.zeros((n, c, *where.reach), np.result_type(dy, w))
     for image in range(n):
@@ -237,28 +232,24 @@ def conv_grad_data(
     return unpadded(wide, where, sizes)
 
 
-@kernel("nnconv.ConvGradWeights", macs=_gradient_macs)
+@kernel("nnconv.ConvGradWeights", macs=_grad_weights_macs, windows=Windows)
 def conv_grad_weights(
     x: Array,
     dy: Array,
     shape: Array,
     *,
-    auto_pad: str,
-    dilations: Sequence[int] | None,
+    windows: Windows,
     group: int,
-    kernel_shape: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """dw[m,c,k] = sum over n,p of dy[n,m,p] * x[n, c, p*stride + k*dilation - pad]; `shape` is
     w's."""
     m, c, *kernel_sizes = (int(size) for size in shape)
-    where = geometry(x.shape[2:], kernel_sizes, strides, pads, dilations, auto_pad)
+    where = windows.over(x.shape[2:], kernel_sizes)
     grouped = padded(x, where, 0).reshape(x.shape[0], group, c, *where.reach)
-    windows = window_view(grouped, where) if where.kernel else grouped
+    cells = window_view(grouped, where) if where.kernel else grouped
     dw = np.zeros((group, m // group, c * math.prod(kernel_sizes)), np.result_type(x, dy))
     for image in range(x.shape[0]):
-        columns = windows[image].reshape(group, dw.shape[2], math.prod(where.out))
+        columns = cells[image].reshape(group, dw.shape[2], math.prod(where.out))
         dw += dy[image].reshape(group, m // group, math.prod(where.out)) @ columns.swapaxes(1, 2)
     return dw.reshape(m, c, *kernel_sizes)
 
@@ -271,9 +262,8 @@ def _over_positions(dy: Value) -> Value:
 
 def _settings(node: Node) -> dict[str, Any]:
     """The attributes that Conv and its gradients share."""
-    shared = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
     known = node.arguments()
-    return {name: known[name] for name in shared}
+    return {name: known[name] for name in (*Windows._fields, "group")}
 
 
 @gradient("Conv")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nnconv.runtime.ops.rules import (
     spread,
     through,
 )
-from nnconv.runtime.ops.windows import Geometry, geometry, padded, shifted, unpadded
+from nnconv.runtime.ops.windows import Geometry, Windows, padded, shifted, unpadded
 from nnconv.schemas.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,17 +31,13 @@ def _window_cells(node: Node) -> int:
     return count(node.output) * math.prod(map(int, node.kernel_shape))
 
 
-@kernel("MaxPool", macs=_window_cells)
+@kernel("MaxPool", macs=_window_cells, windows=Windows)
 def max_pool(
     x: Array,
     *,
-    auto_pad: str,
+    windows: Windows,
     ceil_mode: int,
-    dilations: Sequence[int] | None,
-    kernel_shape: Sequence[int],
-    pads: Sequence[int] | None,
     storage_order: int,
-    strides: Sequence[int] | None,
     outputs: int,
 ) -> Array | tuple[Array, Array]:
     """The largest cell of each window; padding never wins, NaN only in a window of nothing else.
@@ -49,7 +45,7 @@ def max_pool(
     x [N,C,*in] -> [N,C,*out], and where asked for the flat index into x of each (int64); ties go
     to the first cell in row-major order.
     """
-    where = geometry(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
+    where = windows.over(x.shape[2:], ceil_mode=ceil_mode)
     y = _maximum(x, where)
     return (y, _flat_index(x, y, where, storage_order)) if outputs > 1 else y
 
@@ -86,23 +82,19 @@ def _flat_index(x: Array, y: Array, where: Geometry, storage_order: int) -> Arra
     return np.where(found < 0, found, found + planes * math.prod(sizes))
 
 
-@kernel("AveragePool", macs=_window_cells)
+@kernel("AveragePool", macs=_window_cells, windows=Windows)
 def average_pool(
     x: Array,
     *,
-    auto_pad: str,
+    windows: Windows,
     ceil_mode: int,
     count_include_pad: int,
-    dilations: Sequence[int] | None,
-    kernel_shape: Sequence[int],
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """The mean of each window's cells (AveragePool-22), x [N,C,*in] -> [N,C,*out].
 
     `count_include_pad` counts cells of the padding too, but never what overhangs it (ceil_mode).
     """
-    where = geometry(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
+    where = windows.over(x.shape[2:], ceil_mode=ceil_mode)
     return _sum(x, where) / _counts(x, where, bool(count_include_pad))
 
 
@@ -127,20 +119,16 @@ def _counts(x: Array, where: Geometry, with_padding: bool) -> Array:
     return total
 
 
-@kernel("LpPool", macs=_window_cells)
+@kernel("LpPool", macs=_window_cells, windows=Windows)
 def lp_pool(
     x: Array,
     *,
-    auto_pad: str,
+    windows: Windows,
     ceil_mode: int,
-    dilations: Sequence[int] | None,
-    kernel_shape: Sequence[int],
     p: int,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """(sum of |x|^p over the window)^(1/p)."""
-    where = geometry(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
+    where = windows.over(x.shape[2:], ceil_mode=ceil_mode)
     return _sum(np.abs(x) ** p, where) ** (1 / p)
 
 
@@ -159,49 +147,49 @@ def global_lp_pool(x: Array, *, p: int) -> Array:
     return np.asarray((np.abs(x) ** p).sum(axis=tuple(range(2, x.ndim)), keepdims=True) ** (1 / p))
 
 
-@kernel("nnconv.Pool", macs=_window_cells)
+class CaffeWindows(NamedTuple):
+    """The attributes by which Caffe's Pooling says where windows lie."""
+
+    kernel_shape: Sequence[int]
+    pads: Sequence[int] | None
+    round_mode: str
+    strides: Sequence[int] | None
+
+    def over(self, sizes: Sequence[int]) -> Geometry:
+        """Where they lie on axes of these `sizes`."""
+        rank = len(sizes)
+        kernel = tuple(self.kernel_shape)
+        steps = tuple(self.strides or (1,) * rank)
+        edges = tuple(self.pads or (0,) * (2 * rank))
+        begins, ends = edges[:rank], edges[rank:]
+        if min((*kernel, *steps), default=1) < 1:
+            raise InputError(f"a window of {list(kernel)} cannot move by {list(steps)}")
+        out = []
+        for n, k, s, begin, end in zip(sizes, kernel, steps, begins, ends, strict=True):
+            room = n + begin + end - k
+            windows = (-(-room // s) if self.round_mode == "CEIL" else room // s) + 1
+            if any(edges) and (windows - 1) * s >= n + begin:
+                windows -= 1
+            out.append(max(windows, 0))
+        return Geometry(kernel, steps, (1,) * rank, begins, ends, tuple(out))
+
+
+@kernel("nnconv.Pool", macs=_window_cells, windows=CaffeWindows)
 def caffe_pool(
     x: Array,
     *,
+    windows: CaffeWindows,
     mode: str,
-    kernel_shape: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    round_mode: str,
 ) -> Array:
     """Caffe's Pooling (pooling_layer.cpp), whose windows may lie wholly outside the data.
 
     Sizes are round((in + 2 pad - kernel) / stride) + 1; only with some padding is a last window
     dropped that starts in it. An empty window gives -FLT_MAX for MAX, 0/0 = NaN (or -0) for AVE.
     """
-    where = _caffe_windows(x.shape[2:], kernel_shape, strides, pads, round_mode)
+    where = windows.over(x.shape[2:])
     if mode == "MAX":
         return _maximum(x, where, _LOWEST)
     return _sum(x, where) / _caffe_cells(x, where)
-
-
-def _caffe_windows(
-    sizes: Sequence[int],
-    kernel_shape: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    round_mode: str,
-) -> Geometry:
-    rank = len(sizes)
-    kernel = tuple(kernel_shape)
-    steps = tuple(strides or (1,) * rank)
-    edges = tuple(pads or (0,) * (2 * rank))
-    begins, ends = edges[:rank], edges[rank:]
-    if min((*kernel, *steps), default=1) < 1:
-        raise InputError(f"a window of {list(kernel)} cannot move by {list(steps)}")
-    out = []
-    for n, k, s, begin, end in zip(sizes, kernel, steps, begins, ends, strict=True):
-        room = n + begin + end - k
-        windows = (-(-room // s) if round_mode == "CEIL" else room // s) + 1
-        if any(edges) and (windows - 1) * s >= n + begin:
-            windows -= 1
-        out.append(max(windows, 0))
-    return Geometry(kernel, steps, (1,) * rank, begins, ends, tuple(out))
 
 
 def _caffe_cells(x: Array, where: Geometry) -> Array:
@@ -219,21 +207,17 @@ def _caffe_cells(x: Array, where: Geometry) -> Array:
 # --- gradients ------------------------------------------------------------------------------------
 
 
-@kernel("nnconv.MaxPoolGrad", macs=_window_cells)
+@kernel("nnconv.MaxPoolGrad", macs=_window_cells, windows=Windows)
 def max_pool_grad(
     x: Array,
     dy: Array,
     *,
-    auto_pad: str,
+    windows: Windows,
     ceil_mode: int,
-    dilations: Sequence[int] | None,
-    kernel_shape: Sequence[int],
-    pads: Sequence[int] | None,
     storage_order: int,
-    strides: Sequence[int] | None,
 ) -> Array:
     """dx: each window's dy goes to the first of its largest cells in row-major order."""
-    where = geometry(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
+    where = windows.over(x.shape[2:], ceil_mode=ceil_mode)
     return _scattered(x, dy, _flat_index(x, _maximum(x, where), where, 0))
 
 
@@ -251,22 +235,18 @@ def d_max_pool(node: Node, dy: Value | None, unused: Value | None = None) -> Val
     return emit("nnconv.MaxPoolGrad", node.required(0), dy, **node.arguments())
 
 
-@kernel("nnconv.AveragePoolGrad", macs=_window_cells)
+@kernel("nnconv.AveragePoolGrad", macs=_window_cells, windows=Windows)
 def average_pool_grad(
     dy: Array,
     shape: Array,
     *,
-    auto_pad: str,
+    windows: Windows,
     ceil_mode: int,
     count_include_pad: int,
-    dilations: Sequence[int] | None,
-    kernel_shape: Sequence[int],
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
 ) -> Array:
     """dx: every cell of a window receives dy over the number of cells that the mean divided by."""
     sizes = tuple(int(size) for size in shape)
-    where = geometry(sizes[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
+    where = windows.over(sizes[2:], ceil_mode=ceil_mode)
     like = np.broadcast_to(dy.dtype.type(0), sizes)
     return _returned(dy / _counts(like, where, bool(count_include_pad)), where, sizes)
 
@@ -280,8 +260,7 @@ def _returned(dy: Array, where: Geometry, sizes: tuple[int, ...]) -> Array:
     return unpadded(wide, where, sizes[2:])
 
 
-_AVERAGE = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads",
-            "strides")  # fmt: skip
+_AVERAGE = (*Windows._fields, "ceil_mode", "count_include_pad")
 
 
 @gradient("AveragePool")
@@ -296,19 +275,16 @@ def d_average_pool_grad(node: Node, dy: Value) -> Value:
     return emit("AveragePool", dy, **node.arguments())
 
 
-@kernel("nnconv.PoolGrad", macs=_window_cells)
+@kernel("nnconv.PoolGrad", macs=_window_cells, windows=CaffeWindows)
 def caffe_pool_grad(
     x: Array,
     dy: Array,
     *,
+    windows: CaffeWindows,
     mode: str,
-    kernel_shape: Sequence[int],
-    strides: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    round_mode: str,
 ) -> Array:
     """dx of Caffe's Pooling; windows without a cell give nothing back."""
-    where = _caffe_windows(x.shape[2:], kernel_shape, strides, pads, round_mode)
+    where = windows.over(x.shape[2:])
     if mode == "MAX":
         return _scattered(x, dy, _flat_index(x, _maximum(x, where, _LOWEST), where, 0))
     return _returned(dy / _caffe_cells(x, where), where, x.shape)

@@ -4,7 +4,8 @@ A kernel is a function of arrays (None where an input is omitted) and, by keywor
 attributes; it returns an array, or a tuple for several outputs. It names only the attributes it
 obeys: a node that sets another one is refused, never run with the attribute ignored. Two more
 keywords may be named: `outputs`, the number of outputs the node has, and `step`, the number of the
-run (random kernels).
+run (random kernels). Attributes that a family shares can come as one keyword, a named tuple of
+them: `@kernel(..., windows=Windows)`.
 """
 
 from __future__ import annotations
@@ -79,30 +80,56 @@ def no_macs(node: Node) -> int:
 
 
 def kernel(
-    *ops: str, macs: Callable[[Node], int] = each_output
+    *ops: str, macs: Callable[[Node], int] = each_output, **gathered: type[Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the meaning of one or more operators; `macs` counts its
     multiply-adds.
+
+    A keyword that is `gathered` is a named tuple of that class, made of the attributes that its
+    fields name.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for op in ops:
-            add_kernel(op, function, macs)
+            add_kernel(op, function, macs, **gathered)
         return function
 
     return register
 
 
 def add_kernel(
-    op: str, function: Callable[..., Any], macs: Callable[[Node], int] = each_output
+    op: str,
+    function: Callable[..., Any],
+    macs: Callable[[Node], int] = each_output,
+    **gathered: type[Any],
 ) -> None:
     """Register one line of a table of operators."""
-    # a ufunc's keywords (out, where ...) are numpy's, not attributes
-    known = (
-        () if isinstance(function, np.ufunc) else inspect.signature(function).parameters.values()
-    )
-    keywords = frozenset(p.name for p in known if p.kind is p.KEYWORD_ONLY)
-    KERNELS[op] = Kernel(op, function, macs, keywords)
+    keywords = _keywords(function) - gathered.keys()
+    for record in gathered.values():
+        keywords |= set(record._fields)
+    run = _gathering(function, gathered) if gathered else function
+    KERNELS[op] = Kernel(op, run, macs, keywords)
+
+
+def _keywords(function: Callable[..., Any]) -> frozenset[str]:
+    if isinstance(function, np.ufunc):  # its keywords (out, where ...) are numpy's, not attributes
+        return frozenset()
+    known = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in known if p.kind is p.KEYWORD_ONLY)
+
+
+def _gathering(
+    function: Callable[..., Any], gathered: Mapping[str, type[Any]]
+) -> Callable[..., Any]:
+    """`function`, called with the single attributes."""
+
+    def call(*arrays: Array | None, **attributes: Any) -> Any:
+        records = {
+            name: record(*map(attributes.pop, record._fields)) for name, record in gathered.items()
+        }
+        return function(*arrays, **records, **attributes)
+
+    return call
 
 
 def has_kernel(node: Node) -> bool:

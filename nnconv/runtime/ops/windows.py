@@ -35,6 +35,25 @@ class Geometry(NamedTuple):
         return tuple(max((o - 1) * s + (k - 1) * d + 1, 0) for o, s, k, d in cells)
 
 
+class Windows(NamedTuple):
+    """The attributes by which ONNX's convolutions and pools say where windows lie."""
+
+    auto_pad: str
+    dilations: Sequence[int] | None
+    kernel_shape: Sequence[int] | None
+    pads: Sequence[int] | None
+    strides: Sequence[int] | None
+
+    def over(
+        self, sizes: Sequence[int], kernel: Sequence[int] | None = None, ceil_mode: int = 0
+    ) -> Geometry:
+        """Where they lie on axes of these `sizes`; `kernel` is that of the weights, if any."""
+        cells = kernel if kernel is not None else self.kernel_shape or ()
+        return geometry(
+            sizes, cells, self.strides, self.pads, self.dilations, self.auto_pad, ceil_mode
+        )
+
+
 def geometry(
     sizes: Sequence[int],
     kernel: Sequence[int],

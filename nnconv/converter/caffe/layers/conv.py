@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nnconv.converter.caffe.layers.layer import Layer, Sizes, product, same_sizes
+from nnconv.converter.caffe.layers.layer import Layer, Sizes, product
 from nnconv.converter.caffe.layers.registry import reads, writes
 from nnconv.converter.caffe.layers.writing import Written, is_fixed, message
 from nnconv.schemas.dims import truncate_div
@@ -56,13 +56,7 @@ def _read(layer: Layer, xs: tuple[Value, ...], apply: Apply, transposed: bool) -
         raise layer.error("engine", "engine CUDNN needs a GPU build", hint="leave engine out")
     axis = layer.axis(xs[0], p.axis)
     sizes = layer.shape(xs[0])
-    for x in xs[1:]:
-        if not same_sizes(layer.shape(x), sizes):
-            raise layer.error(
-                "bottom",
-                f"all bottoms must have one shape: '{x.name}' is "
-                f"{layer.show(x)}, '{xs[0].name}' {layer.show(sizes)}",
-            )
+    layer.need_one_shape(xs)
     windows = _windows(layer, p, len(sizes) - axis - 1)
     channels = _channels(layer, p, sizes[axis])
     first, second = (channels, p.num_output) if transposed else (p.num_output, channels)

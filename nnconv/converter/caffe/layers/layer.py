@@ -170,6 +170,17 @@ class Layer(Settings):
             wanted = " or ".join(map(str, ranks))
             raise self.error("", f"'{x.name}' must have {wanted} axes, it has {self.show(x)}")
 
+    def need_one_shape(self, xs: Sequence[Value]) -> None:
+        """Refuse bottoms whose shapes differ."""
+        first = self.shape(xs[0])
+        for x in xs[1:]:
+            if not same_sizes(self.shape(x), first):
+                raise self.error(
+                    "bottom",
+                    f"all bottoms must have one shape: '{x.name}' is {self.show(x)}, "
+                    f"'{xs[0].name}' {self.show(first)}",
+                )
+
     def legacy_axes(self, x: Value) -> None:
         """In strict reading refuse more than the four axes that Caffe's old accessors know."""
         if self.net.strict and len(self.shape(x)) > 4:

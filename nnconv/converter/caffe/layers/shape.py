@@ -56,14 +56,7 @@ def read_eltwise(layer: Layer, *xs: Value) -> Value:
         raise layer.error(
             "coeff", "a product takes no coefficients", hint="use a Power layer to scale"
         )
-    first = layer.shape(xs[0])
-    for x in xs[1:]:
-        if not same_sizes(layer.shape(x), first):
-            raise layer.error(
-                "bottom",
-                f"all bottoms must have one shape: '{x.name}' is {layer.show(x)}, "
-                f"'{xs[0].name}' {layer.show(first)}",
-            )
+    layer.need_one_shape(xs)
     if p.operation == "MAX":
         return layer.emit("Max", *xs)
     if p.operation == "PROD":

@@ -1,4 +1,4 @@
-"""What the gradient operators mean, said in standard operators (see `functions`).
+"""What the gradient operators mean, said in standard operators.
 
 With these a gradient graph can be written as ONNX. Sizes may stay open, but for those that windows
 move over and those of losses.
@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnconv.schemas.functions import (
+from nnconv.schemas.functions.layers import (
     are_bound,
-    function,
     labels_of,
     normalizer,
     scale_of_sums,
     viewed,
     whole_number_differs,
 )
+from nnconv.schemas.functions.registry import function
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:

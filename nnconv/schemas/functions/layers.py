@@ -1,71 +1,24 @@
-"""What the operators of our own domain mean, said in standard operators.
-
-A body is built when it is asked for, for the sizes known then and the mode of the run: it emits
-nodes and returns the values that take the place of the node's outputs, or None, before it has
-emitted anything, where the standard operators cannot say it. With a body an operator has gradients,
-an export and a reference before anyone writes a kernel for it.
-"""
+"""Bodies of layers, as nets have them: shapes, windows, normalisations, losses and the rest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnconv.schemas.dims import Dim, Shape, size
 from nnconv.schemas.errors import InputError
+from nnconv.schemas.functions.registry import function
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
-Body = Callable[["Node", str], "Sequence[Value] | None"]
-
-BODIES: dict[str, Body] = {}
-
 FLT_MIN = 2.0**-126
 """The smallest normal float32; Caffe's SoftmaxWithLoss takes the logarithm of nothing smaller."""
 
 
-def function(op: str) -> Callable[[Body], Body]:
-    """Register the body of an operator."""
-
-    def register(body: Body) -> Body:
-        BODIES[op] = body
-        return body
-
-    return register
-
-
-def body_of(op: str) -> Body | None:
-    """The body of an operator, None where it has none."""
-    from nnconv.schemas import functions_gradients  # noqa: F401  # registers its bodies
-
-    return BODIES.get(op)
-
-
-def expand(node: Node, mode: str = "test") -> bool:
-    """Replace `node` by its body, where it has one for `mode` and the sizes known; say whether it
-    did.
-
-    The new values take over the names of the outputs, the new nodes the layer record.
-    """
-    body = body_of(node.op)
-    if body is None:
-        return False
-    graph = node.graph
-    with graph.inserting(before=node):
-        values = body(node, mode)
-    if values is None:
-        return False
-    for old, new in zip(node.outputs, values, strict=False):
-        graph.replace(old, new, keep_name=True)
-    graph.remove(node)
-    return True
-
-
-# --- shapes
-# ------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------
 
 
 @function("nnconv.Flatten")
@@ -94,8 +47,7 @@ def _as_number(target: int, dim: Dim) -> int:
     return 1 if isinstance(dim, int) else target
 
 
-# --- windows
-# -----------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 @function("nnconv.Pool")
@@ -140,8 +92,7 @@ def _outside(node: Node, sizes: Shape, positions: Shape) -> list[int] | None:
     return reach
 
 
-# --- behaviour by mode
-# -------------------------------------------------------------------------------
+# --- behaviour by mode ----------------------------------------------------------------------------
 
 
 @function("nnconv.Dropout")
@@ -216,8 +167,7 @@ def _by_batch_statistics(node: Node) -> Sequence[Value] | None:
     return [y, *moved]
 
 
-# --- losses
-# ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 @function("nnconv.EuclideanLoss")
