@@ -131,6 +131,7 @@ class Executable:
         self._disable = disable
         self._cache_size = max(1, cache_size)
         self._plans: OrderedDict[_Shapes, _Ready] = OrderedDict()
+        self._last: tuple[_Shapes, _Ready | None] = (), None  # of a run, which the next is like
         self._lock = threading.RLock()
         self._turn = threading.RLock()
         self._step = 0
@@ -145,7 +146,9 @@ class Executable:
         needed = {v.name for v in graph.inputs if v.uses or v in graph.outputs}
         self.inputs = tuple(port for name, port in self._declared.items() if name in needed)
         self._takes = tuple((port, port.name, port.dtype.numpy) for port in self.inputs)
+        self._names = tuple(port.name for port in self.outputs)
         self._state = {s.name: _own(np.asarray(s.read.data)) for s in graph.state}
+        self._alike = self.mode == "test" and not self._state  # what a run does, no matter when
         self._spares: dict[str, Array] = {}
         self._watch = _log_step if debug_level() >= 2 else None
 
@@ -223,19 +226,21 @@ class Executable:
             watch = self._watch
         arrays = self._arrays(inputs)
         ready = self._ready(tuple([array.shape for array in arrays]))
-        feeds: list[Array | None] = [
-            None if place is None else arrays[place].astype(dtype, copy=False)
-            for place, dtype in ready.feeds
-        ]
-        if self.mode == "test" and not self._state:
+        feeds: list[Array | None] = list(arrays)
+        if not ready.as_given:
+            feeds = [
+                None if place is None else arrays[place].astype(dtype, copy=False)
+                for place, dtype in ready.feeds
+            ]
+        if self._alike:
             results = ready.plan.program(feeds, self._step, watch)
         else:
             with self._turn:
                 results = self._change(ready, feeds, watch)
-        ports = zip(self.outputs, results, strict=False)
         if self.precision == "f64":
+            ports = zip(self.outputs, results, strict=False)
             return {port.name: _rounded(port, result) for port, result in ports}
-        return {port.name: result for port, result in ports}
+        return dict(zip(self._names, results, strict=False))
 
     def _change(
         self, ready: _Ready, feeds: list[Array | None], watch: Callable[[Step, float], None] | None
@@ -261,10 +266,12 @@ class Executable:
         if len(arrays) > len(self.inputs):
             wanted = ", ".join(map(str, self.inputs)) or "no inputs"
             raise InputError(f"{len(arrays)} inputs given, the model takes {wanted}")
-        given = {port.name: array for port, array in zip(self.inputs, arrays, strict=False)}
-        if both := given.keys() & named.keys():
-            raise InputError(f"input '{min(both)}' is given twice")
-        results = self.run(given | named)
+        given = {name: array for (_, name, _), array in zip(self._takes, arrays, strict=False)}
+        if named:
+            if both := given.keys() & named.keys():
+                raise InputError(f"input '{min(both)}' is given twice")
+            given |= named
+        results = self.run(given)
         return next(iter(results.values())) if len(results) == 1 else results
 
     def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
@@ -329,6 +336,9 @@ class Executable:
         """The plan for these shapes of the inputs, and how to feed it. Raises InputError for shapes
         that the model does not take.
         """
+        last, ready = self._last
+        if last == shapes and ready is not None:
+            return ready
         with self._lock:
             ready = self._plans.get(shapes)
             if ready is None:
@@ -338,6 +348,7 @@ class Executable:
                 while len(self._plans) > self._cache_size:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(shapes)
+            self._last = shapes, ready
             return ready
 
     def _make_ready(self, shapes: _Shapes) -> _Ready:
@@ -345,7 +356,8 @@ class Executable:
         plan = self._make_plan(dict(zip(given, shapes, strict=True)))
         places = {name: place for place, name in enumerate(given)}
         feeds = tuple((places.get(v.name), v.dtype.numpy) for v in plan.graph.inputs)
-        return _Ready(plan, feeds, tuple(state.name for state in plan.graph.state))
+        as_given = feeds == tuple((place, t[2]) for place, t in enumerate(self._takes))
+        return _Ready(plan, feeds, as_given, tuple(state.name for state in plan.graph.state))
 
     def _make_plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         graph = self._graph.copy()
@@ -368,10 +380,12 @@ _Shapes = tuple[tuple[int, ...], ...]
 
 class _Ready(NamedTuple):
     """A plan; for each input of its graph, which of the Executable's it is and the dtype that it
-    computes in; and the names of its states."""
+    computes in, and whether these are the Executable's own as they come; the names of its states.
+    """
 
     plan: Plan
     feeds: tuple[tuple[int | None, np.dtype[Any]], ...]
+    as_given: bool
     states: tuple[str, ...]
 
 

@@ -115,6 +115,37 @@ def test_inputs_are_left_alone_and_may_have_any_layout(executable: Executable) -
     assert np.array_equal(x, kept)
 
 
+def dense_net() -> Model:
+    """y = relu(x w): at a batch of 1 all its work is done by the caller's thread alone."""
+    net = Net(3)
+    net.graph = graph = Graph("dense")
+    x = graph.add_input("x", DType.FLOAT32, (Symbolic.name("N"), 48))
+    graph.outputs = [graph.emit("Relu", graph.emit("MatMul", x, net.parameter(48, 20)))]
+    return Model(graph=graph)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 300])
+def test_work_too_small_to_share_gives_the_same_as_shared_work(batch: int) -> None:
+    model, x = dense_net(), pictures(batch, 48)
+    (weights,) = (v.data for v in model.graph.values.values() if v.data is not None)
+    wanted = np.maximum(x.astype(np.float64) @ weights.astype(np.float64), 0)
+    found = [compile_model(model, "cpu", threads=threads)(x) for threads in (1, 2, 3)]
+    assert np.allclose(found[0], wanted, rtol=1e-5, atol=1e-5)
+    assert all(np.array_equal(found[0], other) for other in found)
+
+
+@pytest.mark.parametrize("batch", [1, 300])  # a small input is copied, a large one read in place
+def test_inputs_that_change_places_or_cannot_be_written_are_read_anew(batch: int) -> None:
+    executable = compile_model(dense_net(), "cpu")
+    first, second = pictures(batch, 48), pictures(batch, 48) + 1
+    wanted = [executable(first), executable(second)]
+    second.flags.writeable = False
+    for _ in range(2):
+        assert np.array_equal(executable(first), wanted[0])
+        assert np.array_equal(executable(second), wanted[1])
+        assert np.array_equal(executable(np.asfortranarray(second)), wanted[1])
+
+
 def test_nothing_is_left_to_numpy_in_a_plain_classifier(executable: Executable) -> None:
     kernels = [step.kernel for step in executable.plan({"x": (1, 3, 24, 24)}).steps]
     assert all(kernel.startswith("cpu:") for kernel in kernels)

@@ -157,6 +157,29 @@ def test_upsampling_adds_what_follows_in_the_same_kernels(
     assert not any("chain" in name for name in names)
 
 
+@pytest.mark.parametrize(
+    ("x", "weights", "group", "more"),
+    [
+        ((1, 32, 3, 4, 5), (32, 16, 2, 2, 2), 1, {"strides": (2, 2, 2)}),
+        ((2, 5, 4, 3, 4), (5, 20, 4, 4, 4), 1, {"strides": (2, 2, 2), "pads": (1,) * 6}),
+        ((1, 16, 4, 4, 4), (16, 8, 3, 3, 3), 1, {"pads": (1,) * 6}),
+        ((1, 4, 5, 4, 3), (4, 6, 3, 2, 5), 1, {"strides": (1, 2, 3), "dilations": (2, 1, 2)}),
+        ((2, 32, 2, 3, 3), (32, 1, 3, 3, 3), 32, {"strides": (2, 2, 2), "pads": (1,) * 6}),
+        ((1, 64, 2, 3, 4), (64, 16, 2, 3, 2), 2, {"strides": (2,) * 3, "output_padding": (1,) * 3}),
+        ((1, 3, 6, 6, 6), (3, 4, 3, 3, 3), 1, {"strides": (2, 1, 3), "pads": (2, 1, 2, 0, 2, 2)}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_volumes_are_upsampled_phase_by_phase(
+    x: tuple[int, ...], weights: tuple[int, ...], group: int, more: dict[str, Any]
+) -> None:
+    case = Case()
+    w, bias = (case.operand(s, True) for s in (weights, (weights[1] * group,)))
+    y = case.graph.emit("ConvTranspose", case.input(*x), w, bias, group=group, **more)
+    names = case.check(case.graph.emit("LeakyRelu", y, alpha=0.25), rel=5e-6)
+    assert any("transposed volume" in name for name in names)
+
+
 @some
 @given(windows((1, 2, 3, 4)), st.booleans(), st.booleans(), st.sampled_from([1, 2, 3]))
 def test_pools_and_their_gradients_take_any_number_of_axes(

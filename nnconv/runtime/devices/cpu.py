@@ -7,14 +7,15 @@ arena, the tables of addresses) is a `_Frame`, and each call takes a free one or
 
 from __future__ import annotations
 
+import ctypes
 import math
 import operator
-import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MOST_FRAMES = 16  # kept for later calls; more exist only while more callers run at once
 _SMALL = 4096  # bytes of an array that is copied sooner than kernels are given its address
+_SMALL_WORK = 6000  # nanoseconds of jobs that threads do not share
 
 Addressed = tuple[Kernel, tuple[int, ...]]
 """A kernel with the addresses of its arguments."""
@@ -90,8 +92,7 @@ class CpuProgram:
                 for job in stage.jobs
             ]
         )
-        self._free: list[_Frame] = []
-        self._lock = threading.Lock()
+        self._free: deque[_Frame] = deque(maxlen=_MOST_FRAMES)  # its ends are safe to share
 
     def prepare(self, kernels: Sequence[Kernel]) -> None:
         codes = jit.load_all(kernels)
@@ -100,7 +101,8 @@ class CpuProgram:
     def table(self, jobs: Sequence[Addressed], owners: Sequence[Any]) -> Runnable:
         """What runs these jobs in order; the arrays in their addresses live as long."""
         ready = [Job(self._codes[k.digest], at, k.total, k.chunk) for k, at in jobs]
-        return JobTable(ready, self._threads, owners)
+        threads = 1 if _is_small([kernel for kernel, _ in jobs]) else self._threads
+        return JobTable(ready, threads, owners)
 
     def __call__(
         self,
@@ -109,29 +111,25 @@ class CpuProgram:
         watch: Callable[[Step, float], None] | None = None,
         spares: Sequence[Array] = (),
     ) -> list[Array]:
-        frame = self._take()
         try:
-            given = [(slot, spares[number]) for number, slot in self._spares] if spares else []
+            frame = self._free.pop()
+        except IndexError:
+            # weakly: a program that frames hold would only go with the next collection of garbage
+            frame = _Frame(self._lowered, weakref.WeakMethod(self.table))
+        try:
+            given = [(slot, spares[number]) for number, slot in self._spares] if spares else ()
             return frame.run(arrays, step, watch, given)
         finally:
-            with self._lock:
-                if len(self._free) < _MOST_FRAMES:
-                    self._free.append(frame)
-
-    def _take(self) -> _Frame:
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        # weakly: a program that frames hold would only go with the next collection of garbage
-        return _Frame(self._lowered, weakref.WeakMethod(self.table))
+            self._free.append(frame)
 
 
 class _Table:
     """Jobs of a stretch with addresses, and which of those change from run to run."""
 
     def __init__(
-        self, jobs: Sequence[KernelJob], arena: Floats, make: Make, lasting: Collection[int]
-    ) -> None:
+        self, jobs: Sequence[KernelJob], arena: Floats, make: Make, lasting: Collection[int],
+        fixed: Mapping[int, Array],
+    ) -> None:  # fmt: skip
         bound: dict[int, list[tuple[int, int]]] = {}
         ready: list[Addressed] = []
         place = 0
@@ -145,6 +143,8 @@ class _Table:
             ready.append((job.kernel, tuple(addresses)))
         stored = [o.buffer.data for job in jobs for o in job.operands if o.buffer.data is not None]
         self._table = make(ready, [arena, *stored])
+        for slot in bound.keys() & fixed.keys():
+            self._give(bound.pop(slot), fixed[slot])
         self._bound = [_Bound(slot, places) for slot, places in bound.items()]
         self._lasting = [b for b in self._bound if b.slot in lasting]
         self._passing = [b for b in self._bound if b.slot not in lasting]
@@ -153,11 +153,12 @@ class _Table:
 
     def run(self, values: list[Any]) -> float | None:
         """Arrays that are those of the last run keep their addresses."""
-        lasting = [values[slot] for slot in self._slots]
-        if not all(map(operator.is_, lasting, self._seen)):
-            self._seen = lasting
-            for bound in self._lasting:
-                self._bind(bound, values)
+        if self._slots:
+            lasting = [values[slot] for slot in self._slots]
+            if not all(map(operator.is_, lasting, self._seen)):
+                self._seen = lasting
+                for bound in self._lasting:
+                    self._bind(bound, values)
         for bound in self._passing:
             if bound.seen() is not values[bound.slot]:
                 self._bind(bound, values)
@@ -166,8 +167,11 @@ class _Table:
 
     def _bind(self, bound: _Bound, values: list[Any]) -> None:
         array = values[bound.slot] = _readable(values[bound.slot])
-        address = array.__array_interface__["data"][0]  # a third of the time of .ctypes
-        for place, offset in bound.places:
+        self._give(bound.places, array)
+
+    def _give(self, places: list[tuple[int, int]], array: Array) -> None:
+        address = _address_of(array)
+        for place, offset in places:
             self._table.rebind(place, address + offset)
 
 
@@ -209,10 +213,10 @@ class _Frame:
         for slot, data in lowered.stored.items():
             self._empty[slot] = data
         own = _small_results(lowered)
-        for slot in own:
-            self._empty[slot] = _fresh(lowered, slot)
+        self._own = {slot: _fresh(lowered, slot) for slot in own}
         self._results = [(r.slot, r.copy or r.slot in own) for r in lowered.results]
-        self._small_feeds: list[tuple[int, Array]] | None = None
+        self._fresh = [slot for slot in lowered.fresh if slot not in own]
+        self._feeds: _Feeds | None = None
 
     def run(
         self,
@@ -222,19 +226,23 @@ class _Frame:
         spares: Sequence[tuple[int, Array]],
     ) -> list[Array]:
         lowered = self._lowered
-        self._number[:] = two_words(step)
+        if lowered.number >= 0:
+            self._number[:] = two_words(step)
         self._odd = bool(spares) and not self._odd
+        feeds = self._feeds
+        if feeds is None:
+            feeds = self._feeds = _feeds(lowered, arrays)
+            self._own |= {slot: here for _, slot, here in feeds.copied}
+            for slot, here in self._own.items():
+                self._empty[slot] = here
         values = self._empty.copy()
-        for slot, array in zip(lowered.feeds, arrays, strict=True):
-            values[slot] = array
-        if self._small_feeds is None:
-            self._small_feeds = _small_feeds(lowered, arrays)
-        for slot, here in self._small_feeds:
-            np.copyto(here, values[slot])
-            values[slot] = here
+        for number, slot in feeds.passed:
+            values[slot] = arrays[number]
+        for number, _, here in feeds.copied:
+            here[...] = arrays[number]
         for slot, array in spares:
             values[slot] = array
-        for slot in lowered.fresh:
+        for slot in self._fresh:
             if values[slot] is None:
                 values[slot] = _fresh(lowered, slot)
         for number, stage in enumerate(lowered.stages):
@@ -242,9 +250,7 @@ class _Frame:
                 self._call(number, stage, values, step, watch)
             else:
                 self._run(number, stage, values, watch)
-        return [
-            values[slot].copy(order="C") if copy else values[slot] for slot, copy in self._results
-        ]
+        return [values[slot].copy() if copy else values[slot] for slot, copy in self._results]
 
     def _run(
         self,
@@ -286,7 +292,7 @@ class _Frame:
     def _table(self, jobs: Sequence[KernelJob]) -> _Table:
         make = self._make()
         assert make is not None
-        return _Table(jobs, self._arena, make, self._lasting)
+        return _Table(jobs, self._arena, make, self._lasting, self._own)
 
     def _call(
         self,
@@ -353,12 +359,40 @@ def _small_results(lowered: Lowered) -> set[int]:
     }
 
 
-def _small_feeds(lowered: Lowered, arrays: Sequence[Array | None]) -> list[tuple[int, Array]]:
-    """The slots of small inputs, with arrays of the frame to copy them to; all runs have the same
-    shapes and types.
+class _Feeds(NamedTuple):
+    """What a run is given, by its place: (place, slot, array of the frame) of small inputs, which
+    are copied there, and (place, slot) of all others.
     """
-    given = zip(lowered.feeds, arrays[: len(arrays) - lowered.states], strict=False)
-    return [(slot, np.empty_like(a)) for slot, a in given if a is not None and a.nbytes <= _SMALL]
+
+    copied: list[tuple[int, int, Any]]
+    passed: list[tuple[int, int]]
+
+
+def _feeds(lowered: Lowered, arrays: Sequence[Array | None]) -> _Feeds:
+    """All runs have the same shapes and types; states are never copied."""
+    found = _Feeds([], [])
+    for number, (slot, array) in enumerate(zip(lowered.feeds, arrays, strict=True)):
+        is_state = number >= len(arrays) - lowered.states
+        if array is None or is_state or array.nbytes > _SMALL:
+            found.passed.append((number, slot))
+        else:
+            found.copied.append((number, slot, np.empty(array.shape, array.dtype)))
+    return found
+
+
+def _is_small(kernels: Sequence[Kernel]) -> bool:
+    """Whether one thread is done with all jobs sooner than two: each job that threads share costs
+    what they wait for one another.
+    """
+    return sum(map(_nanoseconds, kernels)) < _SMALL_WORK
+
+
+def _nanoseconds(kernel: Kernel) -> float:
+    """A guess at a job's time on one thread whose data is cached; what is no product may compute
+    much for each element."""
+    if kernel.flops:
+        return max(kernel.flops / 150, kernel.bytes / 70)
+    return kernel.bytes / 25
 
 
 def _spares(lowered: Lowered) -> list[tuple[int, int]]:
@@ -368,6 +402,17 @@ def _spares(lowered: Lowered) -> list[tuple[int, int]]:
     shown = {result.slot for result in lowered.results[:outputs]}
     made = ((n, result.slot) for n, result in enumerate(lowered.results[outputs:]))
     return [(n, slot) for n, slot in made if slot in lowered.fresh and slot not in shown]
+
+
+def _address_of(array: Array) -> int:
+    """Where the elements of an array without gaps lie."""
+    try:  # a third of the time of what follows
+        return ctypes.addressof(_NO_BYTES.from_buffer(array.data))
+    except (TypeError, ValueError):  # read-only, or of a type that buffers do not know
+        return int(array.__array_interface__["data"][0])
+
+
+_NO_BYTES = ctypes.c_char * 0
 
 
 def _readable(array: Array) -> Array:

@@ -9,7 +9,7 @@ data, and two threads seldom reach for the same counter. Each counter carries th
 it belongs to, so a helper that wakes late finds foreign numbers and leaves: the caller never waits
 for a helper that holds no work, and a busy machine costs no more than the cores it takes away.
 Items are independent and partitioned by shape, so results are the same bit for bit whoever takes
-them.
+them. A caller that nobody helps walks the jobs by `alone`, without counters.
 
 Helpers are Python threads inside the generated `serve`, which releases the GIL, watches a mailbox
 for about a millisecond and then returns to be parked on a semaphore.
@@ -23,9 +23,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,16 @@ _MOST_SEGMENTS = 8  # of a job; more threads share them
 
 
 @cache
-def _functions() -> tuple[jit.Code, Any, Any]:
-    """The generated code (kept loaded), `lead` and `serve` as ctypes functions; both release the
-    GIL.
+def _functions() -> tuple[jit.Code, Any, Any, Any]:
+    """The generated code (kept loaded), `lead`, `serve` and `alone` as ctypes functions; all
+    release the GIL.
     """
     code = jit.load(walking_text(jit.host()))
     word = ctypes.c_int64
     lead = ctypes.CFUNCTYPE(word, *[word] * 7)(code.addresses["nnconv_lead"])
     serve = ctypes.CFUNCTYPE(word, *[word] * 3)(code.addresses["nnconv_serve"])
-    return code, lead, serve
+    alone = ctypes.CFUNCTYPE(word, *[word] * 2)(code.addresses["nnconv_alone"])
+    return code, lead, serve, alone
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,18 @@ class Team:
         """All jobs of the table, in order. When another table is running, this one runs on its
         caller alone.
         """
-        helpers = min(table.threads - 1, _MOST_HELPERS)
-        if helpers < 1 or not self._free.acquire(blocking=False):
-            self._lead(table, 0)
+        if not self._free.acquire(blocking=False):
+            table.run_alone()
             return
         try:
-            helpers = self._hire(helpers)
+            helpers = self._hire(min(table.threads - 1, _MOST_HELPERS))
             for helper in self._helpers[:helpers]:
                 helper.wake()
-            self._lead(table, helpers)
+            _, lead, _, _ = _functions()
+            if lead(*table.next_run(), self._mail_at, helpers) != 1:
+                raise InternalError("a plan was run twice at once")
         finally:
             self._free.release()
-
-    def _lead(self, table: JobTable, helpers: int) -> None:
-        _, lead, _ = _functions()
-        if lead(*table.next_run(), self._mail_at, helpers) != 1:
-            raise InternalError("a plan was run twice at once")
 
     def forget(self, jobs: int) -> None:
         """Return when no helper is in the table at this address, nor can enter it; its memory may
@@ -117,7 +114,7 @@ class Team:
         if not self._helpers:
             return
         with self._free:
-            _, lead, _ = _functions()
+            _, lead, _, _ = _functions()
             lead(0, 0, 0, 0, 1, self._mail_at, len(self._helpers))
             while any(helper.busy_with(jobs) for helper in self._helpers):
                 time.sleep(0)
@@ -145,7 +142,7 @@ class _Helper:
         self._thread.start()
 
     def _work(self) -> None:
-        _, _, serve = _functions()
+        _, _, serve, _ = _functions()
         ticket = 0  # also takes what was posted before this thread came up
         while not self._stop:
             ticket = serve(self._box.ctypes.data, ticket, self._number)
@@ -212,7 +209,6 @@ class JobTable:
         self.threads = threads or default_threads()
         self._owners = (list(owners), [job.code for job in jobs])
         self._lock = threading.Lock()
-        self._number = 0
         self._starts = np.cumsum([0, *(len(job.arguments) for job in jobs)])
         self._addresses = aligned(int(self._starts[-1]) + 1, np.int64, 0)
         self._segments = min(self.threads, _MOST_SEGMENTS)
@@ -225,6 +221,10 @@ class JobTable:
         self._count = len(jobs)
         for i, job in enumerate(jobs):
             self._set(i, job)
+        # words that ctypes need not convert from call to call
+        words = self._at, self._count, self._counters_at, 0, self._segments
+        self._letter = [ctypes.c_int64(word) for word in words]
+        self.run_alone: Callable[[], int] = partial(_functions()[3], *self._letter[:2])
         _tables.add(self)
 
     def _set(self, i: int, job: Job) -> None:
@@ -255,18 +255,23 @@ class JobTable:
     def run(self) -> None:
         """All jobs in order, by up to `threads` threads; releases the GIL."""
         with self._lock:
-            if self._count:
+            if not self._count:
+                return
+            if self.threads == 1:
+                self.run_alone()
+            else:
                 _team.run(self)
 
-    def next_run(self) -> tuple[int, int, int, int, int]:
+    def next_run(self) -> list[ctypes.c_int64]:
         """(jobs, count, counters, number, segments) for `lead`; every run has another number."""
-        self._number = self._number % (_RUN_NUMBERS - 1) + 1
-        return self._at, self._count, self._counters_at, self._number, self._segments
+        number = self._letter[3]
+        number.value = number.value % (_RUN_NUMBERS - 1) + 1
+        return self._letter
 
     def unlock(self) -> None:
         """After a fork: the thread that held the lock does not exist here."""
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
-        if hasattr(self, "_at"):
+        if hasattr(self, "_at") and self.threads > 1:
             _team.forget(self._at)

@@ -1,7 +1,8 @@
 """The code that walks a table of jobs, as LLVM IR; jobs.py says what it does and why.
 
-Three functions that no kernel knows of: `run` takes part in a run, `lead` starts one and takes
-part, `serve` waits for letters in a mailbox and takes part when one comes.
+Four functions that no kernel knows of: `run` takes part in a run, `lead` starts one and takes
+part, `serve` waits for letters in a mailbox and takes part when one comes; `alone` is a run that
+nobody else takes part in, and touches no counter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _IDLE_YIELDS = 1500  # further turns before an idle helper goes to sleep: about 
 
 
 def walking_text(target: Target) -> jit.Text:
-    """`nnconv_run`, `nnconv_serve` and `nnconv_lead` for a kind of processor."""
+    """`nnconv_run`, `nnconv_serve`, `nnconv_lead` and `nnconv_alone` for a kind of processor."""
     give_way = "SwitchToThread" if _on_windows(target) else "sched_yield"
     if target.triple.startswith(("aarch64", "arm64")):
         pause, declare = "@llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"
@@ -31,11 +32,12 @@ def walking_text(target: Target) -> jit.Text:
 {_run(pause, give_way)}
 {_serve(pause, give_way)}
 {_lead()}
+{_ALONE}
 {declare}
 declare i32 @{give_way}()
 attributes #0 = {{ nounwind }}
 """
-    return jit.Text("nnconv_run", text, ("nnconv_serve", "nnconv_lead"))
+    return jit.Text("nnconv_run", text, ("nnconv_serve", "nnconv_lead", "nnconv_alone"))
 
 
 def _on_windows(target: Target) -> bool:
@@ -318,6 +320,30 @@ work:
   %result = call i64 @nnconv_run(ptr %jobs, i64 %count, ptr %counters, i64 %number,
     i64 %segments, i64 0)
   ret i64 %result
+over:
+  ret i64 1
+}}
+"""
+
+
+_ALONE = f"""\
+; alone: all items of each of `count` jobs, one job after the other.
+define i64 @nnconv_alone(ptr %jobs, i64 %count) #0 {{
+entry:
+  br label %job
+job:
+  %j = phi i64 [ 0, %entry ], [ %j.next, %job ]
+  %j.at = mul i64 %j, {JOB_WORDS}
+  %p.function = getelementptr i64, ptr %jobs, i64 %j.at
+  %p.arguments = getelementptr i64, ptr %p.function, i64 1
+  %p.total = getelementptr i64, ptr %p.function, i64 2
+  %function = load ptr, ptr %p.function
+  %arguments = load ptr, ptr %p.arguments
+  %total = load i64, ptr %p.total
+  call void %function(ptr %arguments, i64 0, i64 %total)
+  %j.next = add i64 %j, 1
+  %more = icmp ult i64 %j.next, %count
+  br i1 %more, label %job, label %over
 over:
   ret i64 1
 }}
