@@ -145,7 +145,8 @@ def _run_somehow(model: Model) -> tuple[dict[str, Array], list[Array]]:
         except InputError:  # this net does not run at that size
             continue
     raise UnsupportedError(
-        f"no size is stated for {', '.join(sorted(unknown)) or 'the inputs'}", hint="--shape"
+        f"no size is stated for {', '.join(sorted(unknown)) or 'the inputs'}",
+        hint="--input-shape NAME:N,C,H,W says it",
     )
 
 

@@ -307,7 +307,7 @@ class Session:
         if not (folder / SETTINGS).exists() or not (folder / FILE).exists():
             return
         done, whole = read_checkpoint(folder / FILE).iteration, _facts(folder)["iterations"]
-        if done < whole:
+        if 0 < done < whole:
             hint = f"--resume {folder} goes on with it; remove the folder to start anew"
             raise InputError(f"{folder}: holds a run at iteration {done} of {whole}", hint=hint)
 

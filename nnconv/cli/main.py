@@ -108,9 +108,8 @@ def explain(error: BaseException) -> int:
             return _explain_problems(error)
         case click.exceptions.Exit():
             return error.exit_code
-        case click.ClickException():
-            error.show()
-            return USAGE
+        case click.UsageError():
+            return _explain_usage(error)
         case KeyboardInterrupt() | click.Abort():
             return _say("interrupted", INTERRUPTED)
         case BrokenPipeError():  # the reader (head, less) has seen enough
@@ -133,6 +132,15 @@ def _close_output() -> None:
     """What is still unwritten goes nowhere: Python would try again when it ends, and complain."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_usage(error: click.UsageError) -> int:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 on
+        error.show()
+        return USAGE
+    from nnconv.cli.usage import problem
+
+    return _say(str(problem(error)), USAGE)
 
 
 def _explain_problems(error: NnconvError) -> int:
