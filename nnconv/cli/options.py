@@ -136,7 +136,7 @@ REPORT = click.option(
     "--report", "report_file", metavar="FILE.json", help="Write all findings as JSON."
 )
 SHAPES = click.option(
-    "--input-shape", "--shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, callback=_shapes,
+    "--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, callback=_shapes,
     help="The size of an input, where the file leaves it open or another is wanted.",
 )  # fmt: skip
 PHASE = click.option(

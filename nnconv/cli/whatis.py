@@ -64,6 +64,8 @@ _NEXT: dict[str, tuple[str, ...]] = {
     ),
     "yaml": _YAML,
     "nevermind": _YAML,
+    "hdf5": _CHECKPOINT,
+    "binaryproto": ("nnconv caffe2ir NET.prototxt WEIGHTS.caffemodel --mean {file} -o NET.nnir",),
     "pb": _CHECKPOINT,
     "state": _CHECKPOINT,
     "safetensors": _CHECKPOINT,

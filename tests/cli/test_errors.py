@@ -35,7 +35,7 @@ def _npz() -> bytes:
     """The weights of LeNet's first layer."""
     with io.BytesIO() as file:
         arrays = {"conv1/0": (20, 1, 5, 5), "conv1/1": (20,)}
-        np.savez(file, **{name: np.ones(shape, np.float32) for name, shape in arrays.items()})
+        np.savez(file, **{k: np.ones(v, np.float32) for k, v in arrays.items()})  # type: ignore[arg-type]
         return file.getvalue()
 
 
