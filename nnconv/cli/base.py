@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
         verbs.
         """
         name = args[0]
-        if name in self.verbs or name.startswith("-"):
+        if name in self.verbs or (name.startswith("-") and name != "-"):
             return super().resolve_command(context, args)
         if _means_file(name):
             from nnconv.cli.whatis import whatis
@@ -145,4 +145,6 @@ def _remember_debug(context: click.Context, option: click.Parameter, value: bool
 
 def _means_file(name: str) -> bool:
     there = os.path.exists(name)  # noqa: PTH110  # pathlib costs its import here
-    return there or name.startswith("zoo:") or os.sep in name or "." in name.strip(".")
+    return (
+        there or name == "-" or name.startswith("zoo:") or os.sep in name or "." in name.strip(".")
+    )

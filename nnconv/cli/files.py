@@ -64,7 +64,7 @@ def export_model(
 
     target = checked_target(output)
     if target.suffix != suffix:
-        raise InputError(f"{output}: this verb writes {suffix}", hint=f"-o {target.stem}{suffix}")
+        raise InputError(f"{output}: this verb writes {suffix}", hint=f"-o OUT{suffix}")
     refuse_overwriting([model_file], output, *([weights] if weights else []))
     report = Report(model_file)
     model = load(model_file, report=report)

@@ -200,10 +200,12 @@ def _begun(
     from nnconv.api.finetune import Session, prepare
     from nnconv.cli.files import refuse_overwriting
     from nnconv.converter.formats import writable
+    from nnconv.schemas.files import storable
 
     writable(output)
     target = checked_target(output)
     refuse_overwriting([*filter(None, [model_file]), data], output)
+    name = storable(target)
     folder = Path(run) if run else target.with_suffix(".run")
     dataset = open_data(data, "train", given["label"])
     model = _model(model_file, weights, given, solver, dataset)
@@ -211,7 +213,7 @@ def _begun(
     prepared = prepare(
         model, dataset, settings, head=_head(given["head"]), scratch=given["scratch"]
     )
-    prepared.metadata["finetuned"] = target.name
+    prepared.metadata["finetuned"] = name
     session = Session(prepared, dataset, settings, folder)
     session.begin()
     return session, target

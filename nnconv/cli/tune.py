@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
@@ -50,7 +51,8 @@ def tune(
         for old, new in pairs
         if old.kernel != new.kernel
     ]
-    file = str(tuning_file(jit.host()))
+    path = tuning_file(jit.host())
+    file = str(path) if path.exists() and os.access(path.parent, os.W_OK) else None
     if as_json:
         from nnconv.cli.output import print_json
 
@@ -63,6 +65,5 @@ def tune(
     if changed:
         rows = [(c["result"], c["rule"], c["tuned"]) for c in changed]
         print_table(table(["result", "by rule", "tuned"], rows))
-    click.echo(
-        f"{len(changed)} of {len(tuned.steps)} steps changed in {spent:.1f} s; kept in {file}"
-    )
+    kept = f"kept in {file}" if file else f"not kept, {path.parent} cannot be written"
+    click.echo(f"{len(changed)} of {len(tuned.steps)} steps changed in {spent:.1f} s; {kept}")

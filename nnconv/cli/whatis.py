@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from nnconv.cli.base import Command
+from nnconv.schemas.files import STREAM
 
 
 @click.command(cls=Command)
@@ -80,6 +81,7 @@ def _suggest(file: str, form: str) -> None:
         click.echo("nnconv does nothing with such files yet.")
         return
     stem = file.removeprefix("zoo:") if file.startswith("zoo:") else Path(file).stem
+    stem = "net" if file == STREAM else stem
     click.echo("You may want to:")
     for command in commands:
         click.echo(f"  {command.format(file=shlex.quote(file), stem=shlex.quote(stem))}")
