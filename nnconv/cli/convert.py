@@ -10,8 +10,8 @@ from nnconv.cli.files import (
     export_model,
     import_model,
     refuse_overwriting,
+    reported,
     summary,
-    write_report,
 )
 from nnconv.cli.options import Shapes, verb
 from nnconv.cli.output import say_findings
@@ -140,20 +140,15 @@ def convert(
     place; when they differ, nothing is written.
     """
     from nnconv.api.convert import convert as run
-    from nnconv.api.files import checked_target
 
     if len(files) < 2:
         raise InputError("convert needs what to read and what to write", hint="convert IN... OUT")
     *inputs, output = files
-    target = checked_target(report_file) if report_file else None
     refuse_overwriting(inputs, output)
     report = Report(" + ".join(inputs))
     given = {"phase": phase, "shapes": shapes or None}
-    try:
+    with reported(report, report_file):
         done = run(inputs, output, check=not no_check, report=report, **given)
-    finally:
-        if target is not None:
-            write_report(report, target)
     say_findings(report)
     for problem in report:
         if problem.severity == "note" and "not written" in problem.message:

@@ -4,7 +4,8 @@ that was given."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,22 +37,14 @@ def import_model(
 
     target = checked_target(output)
     refuse_overwriting(files, output)
-    report_target = checked_target(report_file) if report_file else None
     if target.suffix not in (".nnir", ".nnirtxt") and output != STREAM:
         raise InputError(
             f"{output}: {verb} writes .nnir or .nnirtxt", hint=f"-o {target.stem}.nnir"
         )
     report = Report(" + ".join(files))
-    try:
+    with reported(report, report_file):
         model = load(files, report=report, **options)
         save(model, target)
-    except NnconvError as error:
-        if not report.errors:
-            report.extend(error)
-        raise
-    finally:
-        if report_target is not None:
-            write_report(report, report_target)
     say_findings(report)
     click.echo(f"{output}: {summary(model)}", err=output == STREAM)
 
@@ -100,8 +93,25 @@ def refuse_overwriting(inputs: Sequence[str], *outputs: str) -> None:
                 raise InputError(f"{output}: this would overwrite the input")
 
 
-def write_report(report: Report, target: Path) -> None:
-    """All findings of a report as a JSON file."""
+@contextmanager
+def reported(report: Report, file: str | None) -> Iterator[None]:
+    """All findings of a report as a JSON file, also where the block ends in an error."""
+    from nnconv.api.files import checked_target
+
+    target = checked_target(file) if file else None
+    try:
+        yield
+    except NnconvError as error:
+        if not report.errors:
+            report.extend(error)
+        _write_report(report, target)
+        raise
+    _write_report(report, target)
+
+
+def _write_report(report: Report, target: Path | None) -> None:
+    if target is None:
+        return
     from nnconv.schemas.files import atomic_write
 
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
