@@ -2,6 +2,6 @@
 
 import sys
 
-from nnconv.cli.main import main
+from nnconv.cli.start import run
 
-sys.exit(main())
+sys.exit(run())

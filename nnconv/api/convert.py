@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from nnconv.api.files import AnyPath, checked_target, load, save
 from nnconv.converter import formats
 from nnconv.schemas.dims import evaluate_shape, names
 from nnconv.schemas.errors import InputError, MismatchError, NnconvError, Report, UnsupportedError
+from nnconv.schemas.files import STREAM
 from nnconv.schemas.graph import Model, Value
 
 if TYPE_CHECKING:
@@ -66,24 +68,37 @@ def convert(
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     target = checked_target(output)
+    if os.fspath(output) == STREAM:
+        hint = "caffe2ir, onnx2ir and yaml2ir write a .nnir to -o -"
+        raise InputError("convert: the suffix of OUT says the format, - has none", hint=hint)
     formats.writable(target)
     found = report if report is not None else Report(", ".join(map(str, paths)))
     model = load(paths, report=found, **options)
     done = Converted(model, report=found)
-    staging = Path(tempfile.mkdtemp(prefix=".nnconv-", dir=target.parent))
-    try:
+    with _staging(Path(os.path.realpath(target)).parent) as staging:
         staged = staging / target.name
         save(model, staged, report=found)
         if check:
             done.difference = _checked(model, staged, found)
         done.files = _move(staging, target, paths)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return done
 
 
+@contextmanager
+def _staging(parent: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, even where an interrupt comes as it is removed."""
+    staging = Path(tempfile.mkdtemp(prefix=".nnconv-", dir=parent))
+    try:
+        yield staging
+    finally:
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
 def _move(staging: Path, target: Path, sources: Sequence[AnyPath]) -> list[Path]:
-    """Put the files into place, the one that names the others last."""
+    """Put the files into place, the one that names the others last; links stay links."""
     inside = sorted(
         (path.name for path in staging.iterdir()), key=lambda name: (name == target.name, name)
     )
@@ -93,7 +108,7 @@ def _move(staging: Path, target: Path, sources: Sequence[AnyPath]) -> list[Path]
             if place.exists() and os.path.exists(source) and place.samefile(source):  # noqa: PTH110
                 raise InputError(f"{place}: this would overwrite the input")
     for name, place in zip(inside, targets, strict=True):
-        os.replace(staging / name, place)  # noqa: PTH105
+        os.replace(staging / name, os.path.realpath(place))  # noqa: PTH105
     return targets[::-1]
 
 
@@ -145,7 +160,8 @@ def _run_somehow(model: Model) -> tuple[dict[str, Array], list[Array]]:
         except InputError:  # this net does not run at that size
             continue
     raise UnsupportedError(
-        f"no size is stated for {', '.join(sorted(unknown)) or 'the inputs'}", hint="--shape"
+        f"no size is stated for {', '.join(sorted(unknown)) or 'the inputs'}",
+        hint="--input-shape NAME:N,C,H,W says it",
     )
 
 

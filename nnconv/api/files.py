@@ -96,11 +96,15 @@ def checked_target(path: AnyPath) -> Path:
     target = Path(path)
     if os.fspath(path) == STREAM:
         return target
+    if target.parent.exists() and not target.parent.is_dir():
+        raise InputError(f"{target}: {target.parent} is a file, not a folder")
     if not target.parent.is_dir():
         hint = f"make it first: mkdir -p {target.parent}"
         raise InputError(f"{target}: there is no folder {target.parent}", hint=hint)
-    if target.is_dir():
+    if target.is_dir() or os.fspath(path).endswith(os.sep):
         raise InputError(f"{target}: this is a folder, a file name is needed")
+    if target.is_symlink() and not (to := Path(os.path.realpath(target))).parent.is_dir():
+        raise InputError(f"{target}: this is a link into {to.parent}, which is not there")
     return target
 
 

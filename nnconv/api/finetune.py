@@ -214,6 +214,8 @@ class Session:
             return
         if not self.folder.parent.is_dir():
             raise InputError(f"{self.folder}: there is no folder {self.folder.parent}")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: this is a file, a run is kept in a folder")
         self._refuse_unfinished(self.folder)
         self.folder.mkdir(exist_ok=True)
         # the settings come last: without them there is no run, whatever else is there
@@ -307,7 +309,7 @@ class Session:
         if not (folder / SETTINGS).exists() or not (folder / FILE).exists():
             return
         done, whole = read_checkpoint(folder / FILE).iteration, _facts(folder)["iterations"]
-        if done < whole:
+        if 0 < done < whole:
             hint = f"--resume {folder} goes on with it; remove the folder to start anew"
             raise InputError(f"{folder}: holds a run at iteration {done} of {whole}", hint=hint)
 

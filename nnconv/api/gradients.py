@@ -41,6 +41,7 @@ def gradient_model(
 
 def _value(graph: Graph, name: str) -> Value:
     if name not in graph.values:
-        hint = did_you_mean(name, graph.values)
+        outputs = ", ".join(value.name for value in graph.outputs)
+        hint = did_you_mean(name, graph.values) or f"the outputs are {outputs}"
         raise InputError(f"there is no value '{name}' in the model", hint=hint)
     return graph.values[name]

@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
-from nnconv.schemas.errors import did_you_mean
+from nnconv.schemas.errors import InputError, did_you_mean
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -33,6 +34,22 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.params.append(debug_option())
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        files = [word for word in args if word[:1] == "-" and os.path.exists(word)]  # noqa: PTH110
+        try:
+            left = super().parse_args(context, args)
+        except click.UsageError as error:
+            if files:
+                raise _taken_for_option(context, files[0]) from error
+            error.ctx = error.ctx or context
+            raise
+        for parameter in self.params:
+            given = context.params.get(parameter.name or "")
+            typed = context.get_parameter_source(parameter.name or "")
+            if typed is ParameterSource.COMMANDLINE and given in ("", ("",)):
+                raise InputError(f"{called(parameter)}: the text given for it is empty")
+        return left
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(formatter, self.examples)
@@ -70,16 +87,14 @@ class LazyGroup(click.Group):
         verbs.
         """
         name = args[0]
-        if name in self.verbs or name.startswith("-"):
+        if name in self.verbs or (name.startswith("-") and name != "-"):
             return super().resolve_command(context, args)
         if _means_file(name):
             from nnconv.cli.whatis import whatis
 
             return "whatis", whatis, args
-        hint = did_you_mean(name, self.verbs)
-        raise click.UsageError(
-            f"no command or file is called '{name}'" + (f"; {hint}" if hint else "")
-        )
+        hint = did_you_mean(name, self.verbs) or "nnconv --help lists the commands"
+        raise InputError(f"no command or file is called '{name}'", hint=hint)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -97,6 +112,19 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[tuple[str,
         for line, what in examples:
             formatter.write(f"{'':{formatter.current_indent}}{what}:\n")
             formatter.write(f"{'':{formatter.current_indent}}  {line}\n")
+
+
+def called(parameter: click.Parameter | None) -> str:
+    """What the user calls a parameter: `--lr`, or MODEL."""
+    if parameter is None:
+        return "the value"
+    if isinstance(parameter, click.Argument):
+        return parameter.human_readable_name
+    return next((word for word in parameter.opts if word.startswith("--")), parameter.opts[0])
+
+
+def _taken_for_option(context: click.Context, name: str) -> InputError:
+    return InputError(f"{context.command_path}: {name} looks like an option", hint=f"./{name}")
 
 
 def debug_option() -> click.Option:
@@ -117,4 +145,6 @@ def _remember_debug(context: click.Context, option: click.Parameter, value: bool
 
 def _means_file(name: str) -> bool:
     there = os.path.exists(name)  # noqa: PTH110  # pathlib costs its import here
-    return there or name.startswith("zoo:") or os.sep in name or "." in name.strip(".")
+    return (
+        there or name == "-" or name.startswith("zoo:") or os.sep in name or "." in name.strip(".")
+    )

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from nnconv.cli.base import Command
-from nnconv.cli.shapes import parse_shape
+from nnconv.cli import options
+from nnconv.cli.files import open_model
+from nnconv.cli.options import Shapes, verb
 from nnconv.schemas.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -27,38 +29,35 @@ _WATCHED_RUNS = 10
 _ROUNDS = 5
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv bench zoo:lenet --batch 8", "latency, throughput, and the time of every step"),
-        ("nnconv bench net.nnir --with onnxruntime", "the same model in another engine"),
-        ("nnconv bench net.nnir --device opencl --profile", "steps against the device's limits"),
-    ],
+@verb(
+    ("nnconv bench zoo:lenet --batch 8", "latency, throughput, and the time of every step"),
+    ("nnconv bench net.nnir --with onnxruntime", "the same model in another engine"),
+    ("nnconv bench net.nnir --device opencl --profile", "steps against the device's limits"),
 )
-@click.argument("model_file", metavar="MODEL")
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
-@click.option("--batch", type=click.IntRange(min=1), help="Size of the first axis of all inputs.")
+@options.MODEL
+@options.WEIGHTS
+@options.BATCH
+@options.SHAPES
+@options.device()
+@options.THREADS
 @click.option(
-    "--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, help="Size of an input."
-)
-@click.option("--device", metavar="NAME", help="Where to run: see `nnconv devices`.")
-@click.option("--threads", type=click.IntRange(min=1), help="How many (default: all cores).")
-@click.option(
-    "--winograd", type=click.Choice(["off", "2", "4"]), default="4", show_default=True,
+    "--winograd", type=options.OneOf("off", "2", "4"), default="4", show_default=True,
     help="Largest form of Winograd convolution allowed.",
 )  # fmt: skip
 @click.option("--tune", is_flag=True, help="Time kernels first and take the fastest.")
-@click.option("--seconds", type=click.FloatRange(min=0.01), default=3.0, show_default=True,
-              help="How long to measure.")  # fmt: skip
+@click.option(
+    "--seconds", type=options.Number(least=0.01), default=3.0, show_default=True,
+    help="How long to measure.",
+)  # fmt: skip
 @click.option("--with", "peers", metavar="NAME,...", default="", help=f"Also: {', '.join(PEERS)}.")
 @click.option("--profile", is_flag=True, help="Measure the device's limits, to judge steps by.")
 @click.option("--trace", metavar="FILE.json", help="Write a run's steps for chrome://tracing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def bench(
     model_file: str,
     weights: str | None,
     batch: int | None,
-    shapes: tuple[str, ...],
+    shapes: Shapes,
     device: str | None,
     threads: int | None,
     winograd: str,
@@ -73,17 +72,18 @@ def bench(
 
     Inputs are random. Times of steps are measured one by one, in runs of their own.
     """
-    from nnconv.api import compile, load
+    from nnconv.api import compile
     from nnconv.api.files import checked_target
 
     asked = _peers(peers)
     target = checked_target(trace) if trace else None
-    model = load(model_file, weights)
+    model = open_model(model_file, weights, shapes=shapes)
     executable = compile(
         model, device=device, threads=threads, tune=tune,
         winograd=0 if winograd == "off" else int(winograd),
     )  # fmt: skip
-    inputs = random_inputs(executable, batch, dict(parse_shape(text) for text in shapes))
+    _refuse_idle(executable.device)
+    inputs = random_inputs(executable, batch, shapes)
     facts = measure(executable, inputs, seconds)
     facts["device"], facts["load"] = executable.device, round(os.getloadavg()[0], 2)
     facts["limit_gflops"] = _limit(executable.device, threads)
@@ -101,6 +101,18 @@ def bench(
         print_json("bench", {"model": model_file, **facts})
     else:
         print_facts(facts)
+
+
+# what options decide about, by the beginning of the device's name
+_IDLE = {"reference": ("threads", "winograd", "tune"), "opencl": ("threads",)}
+
+
+def _refuse_idle(device: str) -> None:
+    """Raise InputError for an option that changes nothing on the device."""
+    context = click.get_current_context()
+    for name in _IDLE.get(device.partition(":")[0], ()):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"--{name}: the device {device} has no such choice")
 
 
 def _peers(text: str) -> list[str]:
@@ -125,7 +137,10 @@ def random_inputs(
             hint = f"--input-shape {port.name}:1,3,224,224"
             raise InputError(f"the model states no shape for '{port.name}'", hint=hint)
         shape = known[port.name]
-        if batch and shape and port.name not in shapes:
+        if batch and shape and shape[0] != batch:
+            if port.name in shapes:
+                asked = ",".join(map(str, shape))
+                raise InputError(f"--batch {batch} and --input-shape {port.name}:{asked} differ")
             shape = (batch, *shape[1:])
         data = random.standard_normal(shape) if port.dtype.is_float else np.zeros(shape)
         made[port.name] = data.astype(port.dtype.numpy)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from nnconv.cli.base import Command
+from nnconv.cli import options
+from nnconv.cli.options import verb
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ('eval "$(nnconv completion bash)"', "bash, from now on in this shell"),
-        ("nnconv completion fish > ~/.config/fish/completions/nnconv.fish", "fish, for good"),
-    ],
+@verb(
+    ('eval "$(nnconv completion bash)"', "bash, from now on in this shell"),
+    ("nnconv completion fish > ~/.config/fish/completions/nnconv.fish", "fish, for good"),
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", metavar="SHELL", type=options.OneOf(*SHELLS))
 def completion(shell: str) -> None:
-    """Print the completion script for a shell."""
+    """Print the completion script for a shell.
+
+    SHELL is bash, zsh or fish.
+    """
     from nnconv.cli.main import COMPLETE, cli
 
     found = get_completion_class(shell)

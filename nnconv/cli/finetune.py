@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nnconv.cli.base import Command
+from nnconv.cli import options
+from nnconv.cli.base import called
+from nnconv.cli.options import verb
 from nnconv.cli.output import say, say_findings
 from nnconv.schemas.errors import InputError, Report
 
@@ -25,44 +27,39 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        (
-            "nnconv finetune zoo:lenet --data letters/ --replace-head auto -o letters.nnir",
-            "teach a model new classes, one folder of pictures each",
-        ),
-        (
-            "nnconv finetune net.onnx --data more.npz --freeze 'conv*' --epochs 3 -o net2.onnx",
-            "train only the last layers, on arrays",
-        ),
-        (
-            "nnconv finetune --solver-file solver.prototxt --data mnist/ -o lenet.caffemodel",
-            "train the net of a Caffe solver as it says",
-        ),
-        ("nnconv finetune --resume letters.run", "go on where a run was stopped or killed"),
-    ],
+@verb(
+    (
+        "nnconv finetune zoo:lenet --data letters/ --replace-head auto -o letters.nnir",
+        "teach a model new classes, one folder of pictures each",
+    ),
+    (
+        "nnconv finetune net.onnx --data more.npz --freeze 'conv*' --epochs 3 -o net2.onnx",
+        "train only the last layers, on arrays",
+    ),
+    (
+        "nnconv finetune --solver-file solver.prototxt --data mnist/ -o lenet.caffemodel",
+        "train the net of a Caffe solver as it says",
+    ),
+    ("nnconv finetune --resume letters.run", "go on where a run was stopped or killed"),
 )
 @click.argument("model_file", metavar="MODEL", required=False)
 @click.option(
     "--data", metavar="DATA",
     help="IDX files, a folder of pictures, a .npz, a .csv or nevermind-neu's data set.",
 )  # fmt: skip
-@click.option("-o", "--output", metavar="OUT", help="The trained model; the suffix says as what.")
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
-@click.option("--scale", type=float, metavar="X", help="Pixels are multiplied by this.")
-@click.option("--mean", metavar="MEAN", help="A .binaryproto, or numbers: 104,117,123.")
-@click.option("--labels", metavar="FILE", help="The classes' names, one a line.")
+@options.output("OUT", "The trained model; the suffix says as what.", required=False)
+@options.WEIGHTS
+@options.PIXELS
 @click.option(
-    "--freeze", metavar="PATTERN", multiple=True,
-    help="Keep parameters or layers called so as they are, e.g. 'conv*'.",
+    "--freeze", metavar="PATTERNS", multiple=True, callback=options.names,
+    help="Keep parameters or layers called so as they are: 'conv*,ip1'.",
 )  # fmt: skip
 @click.option(
     "--replace-head", "head", metavar="N",
     help="Give the last layer N fresh outputs; auto: as many as the data has classes.",
 )  # fmt: skip
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
-@click.option("--loss", metavar="NAME", help="The loss, where the model does not say it.")
+@options.LOSS
 @click.option(
     "--solver", metavar="NAME",
     help="How to update: sgd, nesterov, adam, adamw; by default as a .yaml says, else adam.",
@@ -72,35 +69,49 @@ INTERRUPTED = 130
     help="Caffe's solver.prototxt: how to update, how long, and its net where MODEL is left out.",
 )  # fmt: skip
 @click.option(
-    "--lr", type=click.FloatRange(min=0), metavar="RATE",
+    "--lr", type=options.Number(least=0), metavar="RATE",
     help="The learning rate, 1e-4 by default.",
 )  # fmt: skip
 @click.option(
     "--set", "more", metavar="NAME=VALUE", multiple=True,
     help="Another setting of the solver: momentum, weight_decay, policy, gamma, iter_size ...",
 )  # fmt: skip
-@click.option("--epochs", default=5.0, show_default=True, help="How often to see every sample.")
-@click.option("--iterations", default=0, metavar="N", help="Updates in all, instead of --epochs.")
-@click.option("--batch", default=32, show_default=True, help="Samples a step.")
 @click.option(
-    "--val", default=0.1, show_default=True, help="The share of the samples to validate with."
-)
-@click.option("--label", metavar="COLUMN", help="The label column of a CSV.")
+    "--epochs", type=options.Number(above=0), default=5.0, show_default=True,
+    help="How often to see every sample.",
+)  # fmt: skip
+@click.option(
+    "--iterations", type=options.Number(int, least=0), default=0, metavar="N",
+    help="Updates in all, instead of --epochs.",
+)  # fmt: skip
+@click.option("--batch", type=options.COUNT, default=32, show_default=True, help="Samples a step.")
+@click.option(
+    "--val", type=options.Number(least=0), default=0.1, show_default=True,
+    help="The share of the samples to validate with.",
+)  # fmt: skip
+@options.COLUMN
 @click.option("--mirror", is_flag=True, help="Turn half of the pictures left to right.")
 @click.option(
-    "--jitter", default=0, metavar="PIXELS",
+    "--jitter", type=options.Number(int, least=0), default=0, metavar="PIXELS",
     help="Read pictures so much larger and cut at random.",
 )  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Decides everything that is random.")
-@click.option("--device", metavar="NAME", help="Where to train: see `nnconv devices`.")
 @click.option(
-    "--snapshot", "every", default=0, metavar="N", help="Updates between two checkpoints."
-)
-@click.option("--report", default=100, show_default=True, help="Updates between two reports.")
+    "--seed", type=options.Number(int, least=0), default=0, show_default=True,
+    help="Decides everything that is random.",
+)  # fmt: skip
+@options.device("Where to train: see `nnconv devices`.")
+@click.option(
+    "--snapshot", "every", type=options.Number(int, least=0), default=0, metavar="N",
+    help="Updates between two checkpoints.",
+)  # fmt: skip
+@click.option(
+    "--report", type=options.COUNT, default=100, show_default=True,
+    help="Updates between two reports.",
+)  # fmt: skip
 @click.option("--run", metavar="FOLDER", help="Where to keep the run; OUT.run by default.")
 @click.option("--resume", metavar="RUN", help="Go on with the run in this folder.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@options.JSON
 def finetune(
     model_file: str | None,
     data: str | None,
@@ -111,7 +122,7 @@ def finetune(
     solver_file: str | None,
     quiet: bool,
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Train a model further on your own data.
 
@@ -119,17 +130,53 @@ def finetune(
     and stops it, and even after a kill --resume ends with the same bits. `nnconv plot RUN` draws
     the curves.
     """
+    typed = _typed()
     if resume is not None:
-        if model_file or data or solver_file:
-            raise click.UsageError("--resume takes model, data and solver from the run's folder")
+        if more := typed - {"resume", "output", "quiet", "as_json"}:
+            raise InputError(
+                f"--resume takes everything from the run's folder: {_listed(more)} cannot change",
+                hint=f"nnconv finetune --resume {resume}",
+            )
         session, target = _resumed(Path(resume), output)
     else:
-        if not (model_file or solver_file) or not data or not output:
-            raise click.UsageError("give MODEL, --data and -o OUT (or --resume RUN)")
+        _check_given(typed)
+        assert data is not None and output is not None
         solver = _solver(solver_file)
-        session, target = _begun(model_file, weights, data, output, run, options, solver)
+        session, target = _begun(model_file, weights, data, output, run, given, solver)
     done = _watched(session, quiet)
     _tell(session, done, target, as_json)
+
+
+_TWICE = (
+    ({"solver", "solver_file"}, "both say how to update"),
+    ({"epochs", "iterations"}, "both say how long to train"),
+    ({"scratch", "weights"}, "--scratch starts from random weights"),
+)
+
+
+def _typed() -> set[str]:
+    """The parameters that the command line names."""
+    context = click.get_current_context()
+    asked = context.get_parameter_source
+    return {name for name in context.params if asked(name) is ParameterSource.COMMANDLINE}
+
+
+def _check_given(typed: set[str]) -> None:
+    """Raise InputError where something is missing, or said twice."""
+    needed = {"MODEL": {"model_file", "solver_file"}, "--data DATA": {"data"}, "-o OUT": {"output"}}
+    if missing := [name for name, either in needed.items() if not typed & either]:
+        hint = "nnconv finetune MODEL --data DATA -o OUT, or --resume RUN"
+        what = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        raise InputError(f"nnconv finetune: {what}", hint=hint)
+    for pair, why in _TWICE:
+        if pair <= typed:
+            raise InputError(f"{_listed(pair)}: {why}", hint="leave one away")
+
+
+def _listed(names: set[str]) -> str:
+    """Parameters as they are typed."""
+    parameters = click.get_current_context().command.params
+    return " and ".join(called(p) for p in parameters if p.name in names)
 
 
 def _solver(path: str | None) -> CaffeSolver | None:
@@ -145,48 +192,50 @@ def _solver(path: str | None) -> CaffeSolver | None:
 
 def _begun(
     model_file: str | None, weights: str | None, data: str, output: str, run: str | None,
-    options: dict[str, Any], solver: CaffeSolver | None,
+    given: dict[str, Any], solver: CaffeSolver | None,
 ) -> tuple[Session, Path]:  # fmt: skip
     """A fresh run, everything checked before its folder is touched."""
     from nnconv.api.datasets import open_data
     from nnconv.api.files import checked_target
     from nnconv.api.finetune import Session, prepare
-    from nnconv.cli.caffe import refuse_overwriting
+    from nnconv.cli.files import refuse_overwriting
     from nnconv.converter.formats import writable
+    from nnconv.schemas.files import storable
 
     writable(output)
     target = checked_target(output)
     refuse_overwriting([*filter(None, [model_file]), data], output)
+    name = storable(target)
     folder = Path(run) if run else target.with_suffix(".run")
-    dataset = open_data(data, "train", options["label"])
-    model = _model(model_file, weights, options, solver, dataset)
-    settings = _settings(model, data, options, solver)
+    dataset = open_data(data, "train", given["label"])
+    model = _model(model_file, weights, given, solver, dataset)
+    settings = _settings(model, data, given, solver)
     prepared = prepare(
-        model, dataset, settings, head=_head(options["head"]), scratch=options["scratch"]
+        model, dataset, settings, head=_head(given["head"]), scratch=given["scratch"]
     )
-    prepared.metadata["finetuned"] = target.name
+    prepared.metadata["finetuned"] = name
     session = Session(prepared, dataset, settings, folder)
     session.begin()
     return session, target
 
 
 def _model(
-    path: str | None, weights: str | None, options: dict[str, Any], solver: CaffeSolver | None,
+    path: str | None, weights: str | None, given: dict[str, Any], solver: CaffeSolver | None,
     data: Dataset,
 ) -> Model:  # fmt: skip
     from nnconv.api import load
-    from nnconv.cli.caffe import parse_mean
 
-    pixels = {"scale": options["scale"], "mean": parse_mean(options["mean"])}
+    pixels = {"scale": given["scale"], "mean": given["mean"]}
     report = Report(path or "")
     if path is not None:
-        model = load(path, weights, report=report, labels=options["labels"], **pixels)
+        model = load(path, weights, report=report, labels=given["labels"], **pixels)
     else:
         from nnconv.api.solver import load_net
 
         assert solver is not None, "there is a MODEL or a solver"
-        given = {"report": report, "labels": options["labels"], **pixels}
-        model = load_net(solver, weights, data=data, **given)
+        model = load_net(
+            solver, weights, data=data, report=report, labels=given["labels"], **pixels
+        )
     say_findings(report)
     return model
 
@@ -201,36 +250,33 @@ def _resumed(folder: Path, output: str | None) -> tuple[Session, Path]:
 
 
 def _settings(
-    model: Model, data: str, options: dict[str, Any], solver_file: CaffeSolver | None
+    model: Model, data: str, given: dict[str, Any], solver_file: CaffeSolver | None
 ) -> Settings:
     from nnconv.api.finetune import USUAL_RATE, Settings, choose_solver
 
     names = ("label", "freeze", "loss", "epochs", "iterations", "batch", "val", "seed", "mirror",
              "jitter", "device", "every", "report")  # fmt: skip
-    chosen = {name: options[name] for name in names}
+    chosen = {name: given[name] for name in names}
     if solver_file is not None:
-        return Settings(**chosen | _as_filed(solver_file, options), data=str(Path(data).absolute()))
-    more = _numbers(options["more"])
-    if options["lr"] is not None or options["solver"] is not None:
-        more["lr"] = USUAL_RATE if options["lr"] is None else options["lr"]
-    solver = choose_solver(model, options["solver"], more)
+        return Settings(**chosen | _as_filed(solver_file, given), data=str(Path(data).absolute()))
+    more = _numbers(given["more"])
+    if given["lr"] is not None or given["solver"] is not None:
+        more["lr"] = USUAL_RATE if given["lr"] is None else given["lr"]
+    solver = choose_solver(model, given["solver"], more)
     return Settings(**chosen, **solver, data=str(Path(data).absolute()))
 
 
-def _as_filed(solver: CaffeSolver, options: dict[str, Any]) -> dict[str, Any]:
+def _as_filed(solver: CaffeSolver, given: dict[str, Any]) -> dict[str, Any]:
     """What a solver file says, except where the command line says something else."""
     from nnconv.api.solver import run_settings
 
-    if options["solver"] is not None:
-        raise click.UsageError("--solver and --solver-file say the same thing")
-    asked = click.get_current_context().get_parameter_source
-    typed = {name for name in options if asked(name) is ParameterSource.COMMANDLINE}
+    typed = _typed()
     filed = run_settings(solver)
     if "epochs" in typed:
         typed.add("iterations")
-    more = _numbers(options["more"])
-    if options["lr"] is not None:
-        more["base_lr"] = options["lr"]
+    more = _numbers(given["more"])
+    if given["lr"] is not None:
+        more["base_lr"] = given["lr"]
     filed["solver_settings"] |= more
     return {name: value for name, value in filed.items() if name not in typed}
 
@@ -332,9 +378,9 @@ def _say_what_is_lost(model: Model, target: Path) -> None:
     how = next((p for p in model.preprocessing.values() if not p.is_default), None)
     if how is None or target.suffix in (".nnir", ".nnirtxt"):
         return
-    options = [f"--scale {how.scale:.9g}"] if how.scale != 1 else []
+    given = [f"--scale {how.scale:.9g}"] if how.scale != 1 else []
     if how.mean:
-        options.append(f"--mean {','.join(f'{number:g}' for number in how.mean)}")
+        given.append(f"--mean {','.join(f'{number:g}' for number in how.mean)}")
     elif how.mean_image is not None:
-        options.append("--mean MEAN.binaryproto")
-    say(f"{target} has no place for the preprocessing of pictures: use it with {' '.join(options)}")
+        given.append("--mean MEAN.binaryproto")
+    say(f"{target} has no place for the preprocessing of pictures: use it with {' '.join(given)}")

@@ -9,10 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import click
-
 import nnconv
-from nnconv.cli.base import Command
+from nnconv.cli import options
+from nnconv.cli.options import verb
 
 PACKAGES = (
     "numpy", "protobuf", "onnx", "ml_dtypes", "llvmlite", "cffi", "pyopencl", "Pillow", "PyYAML",
@@ -25,14 +24,11 @@ _FEATURES = (
 )  # fmt: skip
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv devices", "what there is, and why something is not"),
-        ("nnconv devices --json", "the same for a program"),
-    ],
+@verb(
+    ("nnconv devices", "what there is, and why something is not"),
+    ("nnconv devices --json", "the same for a program"),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def devices(as_json: bool) -> None:
     """List the devices that models can run on; cpu is the default where it is there, else
     reference.
@@ -51,14 +47,11 @@ def devices(as_json: bool) -> None:
     print_table(table(["device", "usable", "what"], rows))
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv env", "what a bug report needs"),
-        ("nnconv env --json", "the same for a program"),
-    ],
+@verb(
+    ("nnconv env", "what a bug report needs"),
+    ("nnconv env --json", "the same for a program"),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def env(as_json: bool) -> None:
     """Show versions, machine and paths, for a bug report."""
     from nnconv.cli.output import print_json, print_table, table

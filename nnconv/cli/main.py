@@ -1,12 +1,13 @@
 """The command `nnconv`: its verbs, and the one place where errors become messages and exit codes.
 
 Exit codes: 0 done; 1 a check failed; 2 the input or the command line is wrong; 70 a bug of ours;
-130 interrupted.
+130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -108,18 +109,19 @@ def explain(error: BaseException) -> int:
             return _explain_problems(error)
         case click.exceptions.Exit():
             return error.exit_code
-        case click.ClickException():
-            error.show()
-            return USAGE
+        case click.UsageError():
+            return _explain_usage(error)
         case KeyboardInterrupt() | click.Abort():
-            return _say("interrupted", INTERRUPTED)
+            text, code = error.args or ("interrupted", INTERRUPTED)
+            return _say(text, code)
         case BrokenPipeError():  # the reader (head, less) has seen enough
             _close_output()
             return OK
         case OSError():
             _close_output()
-            where = f"{error.filename}: " if error.filename else ""
-            return _say(f"{where}{(error.strerror or str(error)).lower()}", USAGE)
+            where = error.filename or ("standard output" if error.errno in _FULL else "")
+            what = (error.strerror or str(error)).lower()
+            return _say(f"{where}: {what}" if where else what, USAGE)
         case MemoryError():
             return _say("there is not enough memory for this", USAGE)
         case _:
@@ -129,10 +131,23 @@ def explain(error: BaseException) -> int:
             )
 
 
+# what a write says that has nowhere to go; files of ours have their names in their errors
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def _close_output() -> None:
     """What is still unwritten goes nowhere: Python would try again when it ends, and complain."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_usage(error: click.UsageError) -> int:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 on
+        error.show()
+        return USAGE
+    from nnconv.cli.usage import problem
+
+    return _say(str(problem(error)), USAGE)
 
 
 def _explain_problems(error: NnconvError) -> int:
@@ -144,9 +159,6 @@ def _explain_problems(error: NnconvError) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    click.echo(message, err=True)
+    with contextlib.suppress(OSError):  # nobody hears it, but the exit code still tells
+        click.echo(message, err=True)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnconv.cli.base import Command
+from nnconv.cli import options
+from nnconv.cli.options import verb
 from nnconv.schemas.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -24,16 +25,13 @@ PANELS = (
 SUFFIXES = (".svg", ".png", ".pdf")
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv plot digits.run", "the curves, in the terminal"),
-        ("nnconv plot digits.run -o loss.svg", "as a picture (needs matplotlib)"),
-    ],
+@verb(
+    ("nnconv plot digits.run", "the curves, in the terminal"),
+    ("nnconv plot digits.run -o loss.svg", "as a picture (needs matplotlib)"),
 )
 @click.argument("run", metavar="RUN")
-@click.option("-o", "--output", metavar="FILE", help="Draw into a .svg, .png or .pdf file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@options.output("FILE", "Draw into a .svg, .png or .pdf file.", required=False)
+@options.JSON
 def plot(run: str, output: str | None, as_json: bool) -> None:
     """Show the curves of a training run, or draw them.
 
@@ -47,7 +45,8 @@ def plot(run: str, output: str | None, as_json: bool) -> None:
         )
     records = read_metrics(Path(run))
     if not records:
-        raise InputError(f"{run}: nothing was recorded yet")
+        hint = "RUN is the folder that nnconv finetune keeps: OUT.run"
+        raise InputError(f"{run}: nothing was recorded here yet", hint=hint)
     panels = [(title, found) for title, wanted in PANELS if (found := _curves(records, wanted))]
     if as_json:
         from nnconv.cli.output import print_json

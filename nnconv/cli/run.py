@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnconv.cli.base import Command
-from nnconv.cli.output import say_findings
-from nnconv.cli.shapes import SHAPE_HELP, parse_shapes
-from nnconv.schemas.errors import InputError, Report
+from nnconv.cli import options
+from nnconv.cli.files import open_model
+from nnconv.cli.options import Shapes, verb
+from nnconv.schemas.errors import InputError
 
 if TYPE_CHECKING:
     from nnconv.api.feeds import Feeds
@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv run zoo:lenet --image seven.png", "the most likely classes of a picture"),
-        ("nnconv run net.nnir --input data=batch.npy --output result.npz", "arrays in, arrays out"),
-    ],
+@verb(
+    ("nnconv run zoo:lenet --image seven.png", "the most likely classes of a picture"),
+    ("nnconv run net.nnir --input data=batch.npy --output result.npz", "arrays in, arrays out"),
 )
-@click.argument("model_file", metavar="MODEL")
+@options.MODEL
 @click.argument("more", metavar="[FILE]...", nargs=-1)
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
+@options.WEIGHTS
 @click.option(
     "--input", "inputs", metavar="NAME=FILE", multiple=True,
     help="An input from a .npy, .npz or picture file; one input alone needs no NAME=.",
@@ -36,22 +33,20 @@ if TYPE_CHECKING:
     "--image", "images", metavar="FILE", multiple=True,
     help="A picture, or a folder of them; several make a batch.",
 )  # fmt: skip
-@click.option("--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, help=SHAPE_HELP)
-@click.option("--device", metavar="NAME", help="Where to run: see `nnconv devices`.")
-@click.option(
-    "--mode", type=click.Choice(["test", "train"]), help="How layers such as Dropout behave."
-)
-@click.option("--output", metavar="FILE.npz", help="Write the results as arrays.")
-@click.option("--top", type=click.IntRange(min=1), metavar="K", help="How many classes to print.")
+@options.SHAPES
+@options.device()
+@options.MODE
+@options.output("FILE.npz", "Write the results as arrays.", required=False)
+@click.option("--top", type=options.COUNT, metavar="K", help="How many classes to print.")
 @click.option("--dump-all", is_flag=True, help="Return every value of the model, inner ones too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def run(
     model_file: str,
     more: tuple[str, ...],
     weights: str | None,
     inputs: tuple[str, ...],
     images: tuple[str, ...],
-    shapes: tuple[str, ...],
+    shapes: Shapes,
     device: str | None,
     mode: str | None,
     output: str | None,
@@ -66,7 +61,7 @@ def run(
     MODEL is a .nnir, a .caffemodel, a .prototxt (with --weights) or a zoo:NAME. Without any input
     it says what the model wants.
     """
-    from nnconv.api import compile, load
+    from nnconv.api import compile
     from nnconv.api.feeds import gather
     from nnconv.api.files import checked_target
     from nnconv.api.shapes import bind_sizes
@@ -77,22 +72,22 @@ def run(
         raise InputError(
             f"{output}: results are written as .npz", hint=f"--output {target.stem}.npz"
         )
-    report = Report(model_file)
-    wanted = parse_shapes(shapes)
-    model = load(model_file, weights, shapes=wanted, report=report)
-    say_findings(report)
+    model = open_model(model_file, weights, shapes=shapes)
     if model.inputs and not (inputs or images or more):
         raise InputError(wants(model, model_file))
     files, pictures = _sorted_out((*images, *more))
-    sizes = bind_sizes(model, wanted) if wanted else None
+    sizes = bind_sizes(model, shapes) if shapes else None
     feeds = gather(model, (*inputs, *files), pictures, sizes)
+    _check_shapes(feeds, shapes)
     outputs = "all" if dump_all else None
     results = compile(model, device=device, mode=mode, outputs=outputs).run(feeds.arrays)
-    if target is not None:
-        save_arrays(target, results)
     # inner values go into the file; without one they are listed
     shown = {value.name for value in model.outputs} if target else results.keys()
     found = Results(model, feeds, {name: a for name, a in results.items() if name in shown}, top)
+    if top is not None and not found.scores:
+        raise InputError(f"--top {top}: no output of the model holds one score a class")
+    if target is not None:
+        save_arrays(target, results)
     if as_json:
         from nnconv.cli.output import print_json
 
@@ -102,6 +97,17 @@ def run(
     if target is not None:
         count = len(results)
         click.echo(f"{output}: {count} array{'s' if count > 1 else ''}", err=True)
+
+
+def _check_shapes(feeds: Feeds, shapes: Shapes) -> None:
+    """Raise InputError where what is given has another size than was asked for."""
+    for name, shape in shapes.items():
+        if feeds.arrays[name].shape != shape:
+            asked, given = (",".join(map(str, s)) for s in (shape, feeds.arrays[name].shape))
+            raise InputError(
+                f"--input-shape {name}:{asked}: what is given for it is {given}",
+                hint="the first number is how many pictures there are",
+            )
 
 
 def _sorted_out(files: tuple[str, ...]) -> tuple[list[str], list[str]]:

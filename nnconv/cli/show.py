@@ -7,47 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nnconv.cli.base import Command
+from nnconv.cli import options
+from nnconv.cli.options import Shapes, verb
 from nnconv.cli.output import say_findings
-from nnconv.cli.shapes import parse_shapes
-from nnconv.schemas.errors import Report, visible
+from nnconv.schemas.errors import InputError, Report, visible
 
 if TYPE_CHECKING:
     from nnconv.api import Model
     from nnconv.api.summary import Row, Summary, Tensor
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv show zoo:lenet", "layers, shapes, parameters and cost"),
-        (
-            "nnconv show vgg16.prototxt --input-shape data:8,3,224,224",
-            "the same for a batch of eight",
-        ),
-        ("nnconv show zoo:lenet --plan", "the kernels that would run, with their memory"),
-    ],
+@verb(
+    ("nnconv show zoo:lenet", "layers, shapes, parameters and cost"),
+    (
+        "nnconv show vgg16.prototxt --input-shape data:8,3,224,224",
+        "the same for a batch of eight",
+    ),
+    ("nnconv show zoo:lenet --plan", "the kernels that would run, with their memory"),
 )
-@click.argument("model_file", metavar="MODEL")
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
-@click.option(
-    "--phase", type=click.Choice(["test", "train"]), help="Which of a Caffe net's layers."
-)
-@click.option(
-    "--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True,
-    help="Show it at this size of an input instead of the source's own.",
-)  # fmt: skip
+@options.MODEL
+@options.WEIGHTS
+@options.PHASE
+@options.SHAPES
 @click.option(
     "--all", "everything", is_flag=True, help="Also list what is computed once, from weights."
 )
 @click.option("--plan", is_flag=True, help="Show the steps that run it on a device instead.")
-@click.option("--device", metavar="NAME", help="Whose plan: see `nnconv devices`.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.device("Whose plan: see `nnconv devices`.")
+@options.JSON
 def show(
     model_file: str,
     weights: str | None,
     phase: str | None,
-    shapes: tuple[str, ...],
+    shapes: Shapes,
     everything: bool,
     plan: bool,
     device: str | None,
@@ -61,13 +53,14 @@ def show(
     from nnconv.api import load
     from nnconv.api.summary import summarise
 
-    wanted = parse_shapes(shapes)
+    if everything and (plan or device):
+        raise InputError("--all belongs to the list of layers, --plan shows the steps instead")
     report = Report(model_file)
-    model = load(model_file, weights, phase=phase, shapes=wanted, report=report)
+    model = load(model_file, weights, phase=phase, shapes=shapes, report=report)
     if plan or device:
-        show_plan(model, device, wanted, report, as_json)
+        show_plan(model, device, shapes, report, as_json)
         return
-    summary = summarise(model, wanted)
+    summary = summarise(model, shapes)
     if as_json:
         from nnconv.cli.output import print_json
 
@@ -80,7 +73,7 @@ def show(
 def show_plan(
     model: Model,
     device: str | None,
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Shapes,
     report: Report,
     as_json: bool,
 ) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nnconv.cli.base import Command
-from nnconv.cli.output import say_findings
-from nnconv.schemas.errors import Report
+from nnconv.cli import options
+from nnconv.cli.files import open_model
+from nnconv.cli.options import verb
+from nnconv.cli.output import say
 
 if TYPE_CHECKING:
     from nnconv.api.evaluate import Evaluation
@@ -17,35 +18,32 @@ if TYPE_CHECKING:
 WIDEST = 20  # classes that a confusion matrix is printed for
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv test zoo:lenet --data mnist/", "accuracy and confusion on the digits"),
-        ("nnconv test net.onnx --data val/ --top 5 --json", "top-5 on a folder of folders"),
-    ],
+@verb(
+    ("nnconv test zoo:lenet --data mnist/", "accuracy and confusion on the digits"),
+    ("nnconv test net.onnx --data val/ --top 5 --json", "top-5 on a folder of folders"),
 )
-@click.argument("model_file", metavar="MODEL")
+@options.MODEL
 @click.option("--data", required=True, metavar="DATA", help="IDX, folder of pictures, .npz, .csv.")
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
-@click.option("--scale", type=float, metavar="X", help="Pixels are multiplied by this.")
-@click.option("--mean", metavar="MEAN", help="A .binaryproto, or numbers: 104,117,123.")
-@click.option("--labels", metavar="FILE", help="The classes' names, one a line.")
-@click.option("--loss", metavar="NAME", help="The loss, where the model does not say it.")
-@click.option("--label", metavar="COLUMN", help="The label column of a CSV.")
+@options.WEIGHTS
+@options.PIXELS
+@options.LOSS
+@options.COLUMN
 @click.option(
-    "--part", type=click.Choice(["test", "train"]), default="test", show_default=True,
+    "--part", type=options.PHASES, default="test", show_default=True,
     help="Which part, where DATA holds both.",
 )  # fmt: skip
-@click.option("--top", type=click.IntRange(min=1), multiple=True, metavar="K", help="Also top-K.")
-@click.option("--batch", default=100, show_default=True, help="Samples at once.")
-@click.option("--device", metavar="NAME", help="Where to run: see `nnconv devices`.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--top", type=options.COUNT, multiple=True, metavar="K", help="Also top-K.")
+@click.option(
+    "--batch", type=options.COUNT, default=100, show_default=True, help="Samples at once."
+)
+@options.device()
+@options.JSON
 def test(
     model_file: str,
     data: str,
     weights: str | None,
     scale: float | None,
-    mean: str | None,
+    mean: str | list[float] | None,
     labels: str | None,
     loss: str | None,
     label: str | None,
@@ -56,19 +54,16 @@ def test(
     as_json: bool,
 ) -> None:
     """Measure a model on data: accuracy, loss, top-k, confusion."""
-    from nnconv.api import load
     from nnconv.api.evaluate import evaluate
-    from nnconv.cli.caffe import parse_mean
 
-    report = Report(model_file)
-    model = load(
-        model_file, weights, scale=scale, mean=parse_mean(mean), labels=labels, report=report
-    )
-    say_findings(report)
+    model = open_model(model_file, weights, scale=scale, mean=mean, labels=labels)
     found = evaluate(
         model, Path(data), device=device, batch=batch, loss=loss, top=(1, *(top or (5,))),
         part=part, label=label,
     )  # fmt: skip
+    for k in top:
+        if k not in found.top:
+            say(f"warning: top-{k} says nothing, the model tells fewer classes apart")
     if as_json:
         from nnconv.cli.output import print_json
 

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
 
-from nnconv.cli.base import Command
-from nnconv.cli.shapes import parse_shape
+from nnconv.cli import options
+from nnconv.cli.files import open_model
+from nnconv.cli.options import Shapes, verb
 
 
-@click.command(
-    cls=Command,
-    examples=[
-        ("nnconv tune zoo:lenet", "time kernels for the model's own sizes"),
-        ("nnconv tune net.nnir --batch 8", "then compile(..., tune=True) takes the choices"),
-    ],
+@verb(
+    ("nnconv tune zoo:lenet", "time kernels for the model's own sizes"),
+    ("nnconv tune net.nnir --batch 8", "then compile(..., tune=True) takes the choices"),
 )
-@click.argument("model_file", metavar="MODEL")
-@click.option("--weights", metavar="FILE", help="The .caffemodel of a .prototxt.")
-@click.option("--batch", type=click.IntRange(min=1), help="Size of the first axis of all inputs.")
-@click.option(
-    "--input-shape", "shapes", metavar="NAME:N,C,H,W", multiple=True, help="Size of an input."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.MODEL
+@options.WEIGHTS
+@options.BATCH
+@options.SHAPES
+@options.JSON
 def tune(
     model_file: str,
     weights: str | None,
     batch: int | None,
-    shapes: tuple[str, ...],
+    shapes: Shapes,
     as_json: bool,
 ) -> None:
     """Time kernels for a model and remember the fastest.
@@ -36,14 +33,14 @@ def tune(
     Choices are kept in the cache folder, one file a kind of processor; they are used where tuning
     is asked for (`nnconv bench --tune`, nnconv.compile(..., tune=True)).
     """
-    from nnconv.api import compile, load
+    from nnconv.api import compile
     from nnconv.cli.bench import random_inputs
     from nnconv.runtime.devices import jit
     from nnconv.runtime.tune import tuning_file
 
-    model = load(model_file, weights)
+    model = open_model(model_file, weights, shapes=shapes)
     ruled = compile(model, device="cpu")
-    inputs = random_inputs(ruled, batch, dict(parse_shape(text) for text in shapes))
+    inputs = random_inputs(ruled, batch, shapes)
     sizes = {name: array.shape for name, array in inputs.items()}
     started = time.perf_counter()
     tuned = compile(model, device="cpu", tune=True).plan(sizes)
@@ -54,7 +51,8 @@ def tune(
         for old, new in pairs
         if old.kernel != new.kernel
     ]
-    file = str(tuning_file(jit.host()))
+    path = tuning_file(jit.host())
+    file = str(path) if path.exists() and os.access(path.parent, os.W_OK) else None
     if as_json:
         from nnconv.cli.output import print_json
 
@@ -67,6 +65,5 @@ def tune(
     if changed:
         rows = [(c["result"], c["rule"], c["tuned"]) for c in changed]
         print_table(table(["result", "by rule", "tuned"], rows))
-    click.echo(
-        f"{len(changed)} of {len(tuned.steps)} steps changed in {spent:.1f} s; kept in {file}"
-    )
+    kept = f"kept in {file}" if file else f"not kept, {path.parent} cannot be written"
+    click.echo(f"{len(changed)} of {len(tuned.steps)} steps changed in {spent:.1f} s; {kept}")

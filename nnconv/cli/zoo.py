@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nnconv.cli import options
 from nnconv.cli.base import CONTEXT, Command, debug_option, write_examples
 from nnconv.cli.output import print_json, print_table, say, size, table
 from nnconv.schemas.errors import InputError, UnsupportedError, did_you_mean
@@ -28,7 +29,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not args[0].startswith("-"):
             hint = did_you_mean(args[0], self.commands) or f"known are {', '.join(self.commands)}"
-            raise click.UsageError(f"nnconv zoo has no command '{args[0]}'; {hint}")
+            raise InputError(f"nnconv zoo has no command '{args[0]}'", hint=hint)
         return super().resolve_command(context, args)
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -46,7 +47,6 @@ def _complete(context: click.Context, option: click.Parameter, incomplete: str) 
 
 _NAME = click.argument("name", shell_complete=_complete)
 _NAMES = click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=_complete)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=Group, context_settings=CONTEXT, params=[debug_option()])
@@ -68,9 +68,9 @@ def zoo() -> None:
     ],
 )
 @click.argument("words", metavar="[WORD]...", nargs=-1)
-@click.option("--format", "form", type=click.Choice(["caffe", "onnx"]), help="Only this format.")
+@click.option("--format", "form", type=options.OneOf("caffe", "onnx"), help="Only this format.")
 @click.option("--here", "only_here", is_flag=True, help="Only what is on this machine.")
-@_JSON
+@options.JSON
 def list_models(words: tuple[str, ...], form: str | None, only_here: bool, as_json: bool) -> None:
     """List models; a WORD must be in the name, title or task.
 
@@ -90,7 +90,8 @@ def list_models(words: tuple[str, ...], form: str | None, only_here: bool, as_js
         print_json("zoo", {"models": [_facts(entry) for entry, _ in chosen]})
         return
     if not chosen:
-        raise InputError("no model is like this", hint="nnconv zoo list shows all")
+        hint = did_you_mean(words[0], (e.name for e in entries())) if words else ""
+        raise InputError("no model is like this", hint=hint or "nnconv zoo list shows all")
     rows = [
         (entry.name, entry.format, _size(entry), place, "yes" if entry.checked else "", entry.task)
         for entry, place in chosen
@@ -105,7 +106,7 @@ def list_models(words: tuple[str, ...], form: str | None, only_here: bool, as_js
     ],
 )
 @_NAME
-@_JSON
+@options.JSON
 def info(name: str, as_json: bool) -> None:
     """Show all that is known about a model: files, digests, mirrors, licence, preprocessing."""
     from nnconv.zoo import find
@@ -193,7 +194,7 @@ def clear(names: tuple[str, ...], everything: bool) -> None:
     from nnconv.zoo import clear as cleared
 
     if bool(names) == everything:
-        raise click.UsageError("name the models to remove, or say --all")
+        raise InputError("zoo clear: name the models to remove, or say --all")
     say(f"{size(cleared(names))} removed")
 
 

@@ -337,6 +337,10 @@ def _head(path: Path) -> bytes:
             with path.open("rb") as file:
                 head = file.read(HEAD)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: this is a link to {path.readlink()}, which is not there"
+            ) from None
         raise InputError(f"{path}: no such file", hint=_nearby(path)) from None
     except IsADirectoryError:
         raise InputError(f"{path}: this is a folder, not a model file") from None

@@ -127,10 +127,14 @@ def _fitting(
 def renamed(arrays: Arrays, renames: Sequence[tuple[str, str]]) -> dict[str, str]:
     """The names of a file as the model has them, each with its name in the file.
 
-    Raises InputError when two names of the file become the same.
+    Raises InputError when two names of the file become the same, and for a pair that none fits.
     """
     rules = [(_pattern(old), new) for old, new in renames]
     found: dict[str, str] = {}
+    for (old, new), (pattern, _) in zip(renames, rules, strict=True):
+        if not any(map(pattern.fullmatch, arrays)):
+            hint = did_you_mean(old, arrays) or f"the file has {listed(list(arrays))}"
+            raise InputError(f"--map {old}={new}: no name of the file is like {old}", hint=hint)
     for name in arrays:
         new = _rename(name, rules)
         if new in found:
@@ -148,7 +152,7 @@ def parse_rename(text: str) -> tuple[str, str]:
     old, mark, new = text.partition("=")
     if not mark or not old or not new or new.count("*") != old.count("*"):
         raise InputError(
-            f"'{text}' does not say what becomes what", hint="--map 'features.*=conv*'"
+            f"--map {text}: this does not say what becomes what", hint="--map 'features.*=conv*'"
         )
     return old, new
 

@@ -81,7 +81,8 @@ def _chosen(graph: Graph, wrt: Iterable[Value | str] | None) -> list[Value]:
     for item in [wrt] if isinstance(wrt, str) else wrt:
         name = item if isinstance(item, str) else item.name
         if name not in graph.values:
-            hint = did_you_mean(name, graph.values)
+            inputs = ", ".join(value.name for value in graph.inputs)
+            hint = did_you_mean(name, graph.values) or f"the inputs are {inputs}"
             raise InputError(f"there is no value '{name}' in the model", hint=hint)
         value = graph.values[name]
         if not value.dtype.is_float:

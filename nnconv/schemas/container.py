@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from nnconv.schemas import ir_pb2 as ir
 from nnconv.schemas.errors import InputError, NnconvError, SourceSpan
-from nnconv.schemas.files import AnyPath, atomic_write, map_file
+from nnconv.schemas.files import AnyPath, atomic_write, map_file, storable
 from nnconv.schemas.graph import Model
 from nnconv.schemas.pack import ALIGNMENT, Weights, pack
 from nnconv.schemas.unpack import unpack
@@ -67,20 +68,21 @@ def save(model: Model, path: AnyPath, external: bool = False) -> None:
     """
     message, weights = pack(model, PRODUCER)
     text = os.fspath(path).lower().endswith(TEXT_SUFFIX)
-    if (external or text) and weights.length:
-        side = Path(path).with_suffix(".weights")
-        message.weights_file, message.weights_length = side.name, weights.length
-        with atomic_write(side) as file:
-            weights.write(file)
-        weights = Weights()
-    with atomic_write(path) as file:
+    with ExitStack() as files:  # both take their places together, the weights first
+        file = files.enter_context(atomic_write(path))
+        if (external or text) and weights.length:
+            side = Path(path).with_suffix(".weights")
+            message.weights_file, message.weights_length = storable(side), weights.length
+            weights.write(files.enter_context(atomic_write(side)))
+            weights = Weights()
         if text:
             from google.protobuf import text_format
 
             file.write(text_format.MessageToString(message, as_utf8=True).encode("utf-8"))
-            return
-        file.write(_head(message, weights.length))
-        weights.write(file)
+        else:
+            file.write(_head(message, weights.length))
+            weights.write(file)
+        file.flush()
 
 
 def _head(message: ir.Model, length: int) -> bytes:

@@ -63,6 +63,16 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def storable(path: AnyPath) -> str:
+    """The name of a file, for another file to hold. Raises InputError where it is no text."""
+    name = Path(path).name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise _error(path, "the name is not valid UTF-8", "another file has to hold it") from None
+    return name
+
+
 def map_file(path: AnyPath) -> memoryview:
     """The bytes of a file as a read-only view of a memory map; it lives as long as the view does.
 
@@ -145,6 +155,8 @@ _REASONS = {
 
 def _refused(path: AnyPath, error: OSError | ValueError) -> InputError:
     number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT and os.path.islink(path):  # noqa: PTH114
+        return _error(path, f"this is a link to {os.readlink(path)}, which is not there")  # noqa: PTH115
     if number == errno.ENOENT and not (folder := Path(path).absolute().parent).is_dir():
         return _error(path, f"the folder {folder} does not exist", "create it first")
     message, hint = _REASONS.get(number or 0, (str(error), ""))

@@ -70,7 +70,8 @@ def test_another_input_size_scales_the_cost(nnconv: CommandLine) -> None:
         ("data:1,3,28,28", "input 'data' is 1x1x28x28, it cannot be 1x3x28x28"),
         ("data:1,1,28", "it cannot be 1x1x28"),
         ("dat:1,1,28,28", "no input called 'dat'"),
-        ("data=1,1,28,28", "this is not NAME:N,C,H,W"),
+        ("data-1,1,28,28", "this is not NAME:N,C,H,W"),
+        ("data:", "this is not NAME:N,C,H,W"),
         ("data:1,1,9,28", "conv2"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,7 +19,7 @@ from nnconv.converter.onnx.lower import lowered
 from nnconv.converter.onnx.tensors import packed, packed_size
 from nnconv.converter.wire_format import LENGTH, varint
 from nnconv.schemas.errors import InputError, Report, UnsupportedError
-from nnconv.schemas.files import atomic_write
+from nnconv.schemas.files import atomic_write, storable
 from nnconv.schemas.graph import Graph, Model, Node, Value
 from nnconv.schemas.operators import OPSET, operator
 from nnconv.schemas.types import DType
@@ -70,12 +71,14 @@ def export_onnx(
     body = _Encoder(versions).graph(graph, stored=False)
     tensors = [_Tensor(value) for value in _initializers(graph)]
     target = Path(path)
-    if external or sum(tensor.size for tensor in tensors) + body.ByteSize() > MOST_INLINE:
-        side = target.with_name(target.name + ".data")
-        with atomic_write(side) as file:
-            _write_side_file(file, [t for t in tensors if t.size >= SMALL], side.name)
-    with atomic_write(target) as file:
+    with ExitStack() as files:  # both take their places together, the side file first
+        file = files.enter_context(atomic_write(target))
+        if external or sum(tensor.size for tensor in tensors) + body.ByteSize() > MOST_INLINE:
+            name = storable(target.with_name(target.name + ".data"))
+            side = files.enter_context(atomic_write(target.with_name(name)))
+            _write_side_file(side, [t for t in tensors if t.size >= SMALL], name)
         _write(file, header.SerializeToString(deterministic=True), body, tensors)
+        file.flush()
     return report
 
 

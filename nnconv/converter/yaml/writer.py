@@ -21,7 +21,7 @@ from nnconv.schemas.checkpoint import Checkpoint
 from nnconv.schemas.dims import Shape
 from nnconv.schemas.dims import names as names_of
 from nnconv.schemas.errors import InputError, Report, UnsupportedError
-from nnconv.schemas.files import AnyPath, atomic_write
+from nnconv.schemas.files import AnyPath, atomic_write, storable
 from nnconv.schemas.graph import Filler, Graph, Model, Node, Parameter, Value
 from nnconv.schemas.operators import operator
 from nnconv.schemas.types import DType
@@ -59,11 +59,12 @@ def export_yaml(
         )
     if stored and os.path.abspath(side.parent) != os.path.abspath(target.parent):  # noqa: PTH100
         raise InputError(f"{side}: the weights must lie in the folder of {target.name}")
-    text = to_yaml(model, side.name if stored else "", report)
-    if stored:
-        write_checkpoint(Checkpoint(stored), side)
-    with atomic_write(target) as file:
+    text = to_yaml(model, storable(side) if stored else "", report)
+    with atomic_write(target) as file:  # takes its place after the weights have
         file.write(text.encode("utf-8"))
+        file.flush()
+        if stored:
+            write_checkpoint(Checkpoint(stored), side)
 
 
 def to_yaml(model: Model, weights: str = "", report: Report | None = None) -> str:

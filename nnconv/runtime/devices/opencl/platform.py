@@ -7,14 +7,17 @@ process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import re
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from nnconv.runtime.devices import jit
@@ -45,8 +48,23 @@ def require() -> Any:
             f"OpenCL devices need pyopencl, which cannot be imported ({error})",
             hint="pip install pyopencl",
         ) from None
-    os.environ.setdefault("POCL_CACHE_DIR", str(jit.cache_folder().parent / "pocl"))
+    if "POCL_CACHE_DIR" not in os.environ:
+        os.environ["POCL_CACHE_DIR"] = _writable(jit.cache_folder().parent / "pocl")
     return pyopencl
+
+
+def _writable(folder: Path) -> str:
+    """The folder, or where it cannot be had one that lasts as long as the process: PoCL has no
+    devices without.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        passing = tempfile.TemporaryDirectory(prefix="nnconv-pocl-")
+        atexit.register(passing.cleanup)
+        return passing.name
 
 
 @dataclass(frozen=True)
