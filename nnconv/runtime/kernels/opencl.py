@@ -229,7 +229,8 @@ class OpenCLPrinter(Printer):
         return self.assign(f"({_type(value.dtype, lanes)})({value.text})", value.dtype, lanes)
 
     def prefetch(self, argument: str, index: Index | int) -> None:
-        self.emit(f"prefetch({argument} + {self._spell(Index.of(index))}, 16);")
+        if self._form.packed:  # elsewhere `prefetch` may be a call that costs all registers
+            self.emit(f"__builtin_prefetch({argument} + {self._spell(Index.of(index))});")
 
     # -- arithmetic
 
