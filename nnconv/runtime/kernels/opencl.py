@@ -46,6 +46,7 @@ _FUNCTIONS = {
     "ceil": "ceil",
 }
 _DIGITS = "0123456789abcdef"
+_UNROLLED = 8  # rounds of a loop: AMD's compiler starts the loads of 16 at once, and spills
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +353,7 @@ class OpenCLPrinter(Printer):
 
     def unroll(self) -> None:
         if not self._form.packed:  # PoCL gains nothing, and compiles for long
-            self.lines.append("#pragma unroll")
+            self.lines.append(f"#pragma unroll {_UNROLLED}")
 
     @contextmanager
     def print_loop(self, start: Index, stop: Index, step: int, name: str) -> Iterator[Index]:
