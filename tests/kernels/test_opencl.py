@@ -10,6 +10,7 @@ import pytest
 from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.kernels.opencl import opencl_text
 from nnconv.runtime.kernels.target import Target
+from tests.drivers import place_or_failure
 from tests.kernels.harness import Floats, run, runnable_targets
 from tests.kernels.samples import samples
 
@@ -19,27 +20,17 @@ NAMES = [name for name, _, _ in samples(WIDEST)]
 
 @pytest.fixture(scope="session")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A queue on any CPU platform; `.ci/run` installs PoCL, so its absence is a failure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POCL_CACHE_DIR", str(tmp_path_factory.mktemp("pocl")))
         import pyopencl as cl
 
-        try:
-            platforms = cl.get_platforms()
-        except cl.Error:
-            platforms = []
-        devices = [d for p in platforms for d in p.get_devices() if d.type & cl.device_type.CPU]
-        if not devices:
-            pytest.fail(
-                "no OpenCL CPU device: apt-get install -y pocl-opencl-icd ocl-icd-libopencl1"
-            )
-        yield cl.CommandQueue(cl.Context(devices[:1]))
+        yield cl.CommandQueue(place_or_failure().context)
 
 
 def run_opencl(kernel: Kernel, target: Target, queue: Any, *buffers: Floats) -> None:
     import pyopencl as cl
 
-    options = ["-cl-fp32-correctly-rounded-divide-sqrt"]
+    options = list(place_or_failure().options)
     program = cl.Program(queue.context, opencl_text(kernel, target)).build(options, cache_dir=False)
     flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
     memories = [cl.Buffer(queue.context, flags, hostbuf=b) for b in buffers]

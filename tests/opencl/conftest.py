@@ -1,4 +1,4 @@
-"""An OpenCL device for these tests: `.ci/run` installs PoCL, so its absence is a failure."""
+"""The OpenCL device of these tests, in every form that its driver can be used in."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from dataclasses import replace
 import pytest
 
 from nnconv.runtime.devices.opencl import OpenCLDevice
-from nnconv.runtime.devices.opencl.platform import Place, as_card, open_place, select
-from nnconv.schemas.errors import NnconvError
+from nnconv.runtime.devices.opencl.platform import Place, as_card
+from tests.drivers import forms, place_or_failure
+
+_FORMS = forms()
+collect_ignore = [] if "walks" in _FORMS else ["test_walk.py"]
 
 
 @pytest.fixture(scope="session")
 def place() -> Place:
-    try:
-        return open_place(select(""))
-    except NnconvError as error:
-        pytest.fail(f"no OpenCL device: {error}")
+    return place_or_failure()
 
 
-@pytest.fixture(scope="session", params=["walks", "buffers", "groups"])
+@pytest.fixture(scope="session", params=_FORMS)
 def device(request: pytest.FixtureRequest, place: Place) -> OpenCLDevice:
     """The device as processors are used, in the host's memory; with memory of its own; and as
     graphics cards are, with kernels that work in groups.
     """
-    assert place.walks, "these tests are made for PoCL"
     if request.param == "groups":
         return OpenCLDevice(as_card(place))
     return OpenCLDevice(replace(place, walks=request.param == "walks"))

@@ -10,6 +10,7 @@ import pytest
 
 from nnconv.runtime.devices import open_device
 from nnconv.runtime.devices.base import Settings
+from nnconv.runtime.devices.opencl.platform import Place
 from nnconv.runtime.devices.pair import PairDevice, difference
 from nnconv.runtime.devices.reference import ReferenceDevice
 from nnconv.runtime.executor import compile_model
@@ -38,19 +39,19 @@ def _off(step: Any) -> Any:
     return replace(step, call=call)
 
 
-def test_devices_that_agree_give_the_first_ones_results() -> None:
+def test_devices_that_agree_give_the_first_ones_results(place: Place) -> None:
     x = pictures(1, 3, 24, 24)
-    pair = compile_model(small_net(), device="pair:reference,opencl")
-    assert pair.device == "pair:reference,opencl:0:0"
+    pair = compile_model(small_net(), device=f"pair:reference,{place.name}")
+    assert pair.device == f"pair:reference,{place.name}"
     single = compile_model(small_net(), device="reference", optimise=True)
     assert np.array_equal(pair(x), single(x))
     kernels = {step.kernel.split(":")[0] for step in pair.plan({"x": x.shape}).steps}
     assert kernels == {"reference", "opencl"}
 
 
-def test_a_planted_difference_is_found_at_its_first_value() -> None:
-    pair = PairDevice(open_device("opencl"), Wrong())
-    with pytest.raises(MismatchError, match=r"opencl:0:0 and wrong part at 'maxpool'") as caught:
+def test_a_planted_difference_is_found_at_its_first_value(place: Place) -> None:
+    pair = PairDevice(open_device(place.name), Wrong())
+    with pytest.raises(MismatchError, match=rf"{place.name} and wrong part at 'maxpool'") as caught:
         compile_model(small_net(), device=pair)(pictures(1, 3, 24, 24))
     assert "MaxPool" in str(caught.value) and "[0, 31, 23, 23]" in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from nnconv.api import save
+from nnconv.cli.main import cli
 from nnconv.runtime.devices import jit
 from nnconv.runtime.devices.opencl import OpenCLDevice
 from nnconv.runtime.devices.opencl.platform import Place, translated
@@ -60,12 +64,7 @@ def test_a_plan_is_one_program(device: OpenCLDevice) -> None:
     assert f"programs 1, kernels {facts['kernels']}" in str(plan)
 
 
-def test_a_plan_moves_inputs_and_results_only_and_nothing_on_a_processor(
-    place: Place, buffers: OpenCLDevice
-) -> None:
-    walking: Any = compile_model(small_net(), device=OpenCLDevice(place)).plan({"x": SHAPES[0]})
-    assert walking.facts["bytes_to_device"] == walking.facts["bytes_to_host"] == 0
-    assert not [step.kernel for step in walking.steps if step.kernel.startswith("opencl:to ")]
+def test_a_plan_moves_inputs_and_results_only(buffers: OpenCLDevice) -> None:
     plan: Any = compile_model(small_net(), device=buffers).plan({"x": SHAPES[0]})
     facts = plan.facts
     assert facts["bytes_to_device"] == 4 * 3 * 24 * 24
@@ -150,8 +149,22 @@ def test_a_profile_times_every_step_by_the_devices_clock(executable: Executable)
     assert np.array_equal(next(iter(watched.values())), executable(x))
 
 
+def test_a_profile_says_how_near_the_devices_limits_steps_come(place: Place, tmp_path: Any) -> None:
+    save(small_net(), tmp_path / "small.nnir")
+    arguments = ["bench", str(tmp_path / "small.nnir"), "--input-shape", "x:1,3,24,24", "--json"]
+    arguments += ["--device", place.name, "--profile", "--seconds", "0.05"]
+    shown = CliRunner().invoke(cli, arguments, obj={})
+    assert shown.exit_code == 0, shown.output
+    facts = json.loads(shown.stdout)
+    assert facts["plan"]["programs"] == 1 and facts["plan"]["kernels"] > 1
+    assert facts["ceilings"]["operations"] > 1e9 and facts["ceilings"]["bytes"] > 1e8
+    for step in facts["steps"]:
+        assert step["of_limit"] >= 0 and step["gigabytes_per_second"] >= 0
+    assert any(step["of_limit"] > 0 for step in facts["steps"])
+
+
 def test_tuning_times_on_the_device_and_keeps_the_results_right(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    place: Place, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NNCONV_CACHE", str(tmp_path))
     graph = Graph("product")
@@ -159,7 +172,7 @@ def test_tuning_times_on_the_device_and_keeps_the_results_right(
     weights = np.random.default_rng(1).standard_normal((40, 20)).astype(np.float32)
     graph.outputs = [graph.emit("MatMul", x, graph.add_parameter("w", (40, 20), weights))]
     given = pictures(4, 40)
-    tuned = compile_model(Model(graph=graph), device="opencl", tune=True)(given)
+    tuned = compile_model(Model(graph=graph), device=place.name, tune=True)(given)
     assert np.allclose(tuned, given.astype(np.float64) @ weights, atol=1e-4)
     assert list(tmp_path.rglob("opencl-*.json"))
 
@@ -193,7 +206,7 @@ class Small:
 def test_what_does_not_fit_the_device_is_one_clear_error(place: Place) -> None:
     found = replace(place.found, device=Small(place.found.device))
     small = replace(place, found=found, walks=False)
-    with pytest.raises(UnsupportedError, match="do not fit a buffer of opencl:0:0") as caught:
+    with pytest.raises(UnsupportedError, match=f"do not fit a buffer of {place.name}") as caught:
         compile_model(small_net(), device=OpenCLDevice(small), winograd=0)(pictures(*SHAPES[1]))
     assert "smaller batch" in str(caught.value)
 
@@ -217,7 +230,7 @@ def test_opencl_errors_name_the_device_and_what_was_done(
         translated(place.found, "running"),
     ):
         raise cl.RuntimeError(record)
-    assert "opencl:0:0" in str(caught.value) and code in str(caught.value)
+    assert place.name in str(caught.value) and code in str(caught.value)
 
 
 def test_a_run_that_failed_leaves_the_executable_usable(

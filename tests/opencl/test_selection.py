@@ -21,12 +21,14 @@ def word(text: str) -> str:
 
 def names(place: Place) -> list[str]:
     platform, device = word(place.found.platform.name), word(place.found.device.name)
-    return ["", ":0", ":0:0", f":{platform.lower()}", f":{device.upper()}", f":0:{device}"]
+    number = place.name.split(":")[1]
+    return [f":{number}", f":{number}:0", f":{platform.lower()}", f":{number}:{device.upper()}"]
 
 
 def test_a_device_is_named_by_numbers_or_parts_of_its_name(place: Place) -> None:
+    assert open_device("opencl").name.startswith("opencl:")
     for name in names(place):
-        assert open_device(f"opencl{name}").name.startswith("opencl:0"), name
+        assert open_device(f"opencl{name}").name == place.name, name
 
 
 @pytest.mark.parametrize("which", ["7", "0:9", "nobody", "0:nobody"])
@@ -36,9 +38,11 @@ def test_a_name_that_fits_nothing_lists_what_there_is(which: str) -> None:
     assert "there are: opencl:0:0" in str(caught.value)
 
 
-def test_the_variable_names_the_default_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NNCONV_DEVICE", "opencl:0:0")
-    assert open_device().name == "opencl:0:0"
+def test_the_variable_names_the_default_device(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNCONV_DEVICE", place.name)
+    assert open_device().name == place.name
 
 
 def test_devices_list_platform_memory_and_extensions(place: Place) -> None:

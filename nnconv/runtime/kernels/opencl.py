@@ -46,6 +46,7 @@ _FUNCTIONS = {
     "ceil": "ceil",
 }
 _DIGITS = "0123456789abcdef"
+_UNROLLED = 8  # rounds of a loop: AMD's compiler starts the loads of 16 at once, and spills
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,8 @@ class OpenCLPrinter(Printer):
         return self.assign(f"({_type(value.dtype, lanes)})({value.text})", value.dtype, lanes)
 
     def prefetch(self, argument: str, index: Index | int) -> None:
-        self.emit(f"prefetch({argument} + {self._spell(Index.of(index))}, 16);")
+        if self._form.packed:  # elsewhere `prefetch` may be a call that costs all registers
+            self.emit(f"__builtin_prefetch({argument} + {self._spell(Index.of(index))});")
 
     # -- arithmetic
 
@@ -351,7 +353,7 @@ class OpenCLPrinter(Printer):
 
     def unroll(self) -> None:
         if not self._form.packed:  # PoCL gains nothing, and compiles for long
-            self.lines.append("#pragma unroll")
+            self.lines.append(f"#pragma unroll {_UNROLLED}")
 
     @contextmanager
     def print_loop(self, start: Index, stop: Index, step: int, name: str) -> Iterator[Index]:

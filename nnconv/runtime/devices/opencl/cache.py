@@ -112,8 +112,7 @@ def _from_binary(place: Place, path: Path) -> Any:
     if binary is None:
         return None
     try:
-        program = cl.Program(place.context, [place.found.device], [binary])
-        return program.build(list(place.options))
+        return _built(place, cl._cl._Program(place.context, [place.found.device], [binary]))
     except cl.Error:
         return None
 
@@ -122,10 +121,9 @@ def _from_source(place: Place, source: str) -> Any:
     """Built by the driver. Raises UnsupportedError with the build log where it refuses."""
     cl = require()
     with translated(place.found, "making a program"):
-        # not Program(context, source), which would go through pyopencl's cache
-        program = cl.Program(cl._cl._Program(place.context, source))
+        program = cl._cl._Program(place.context, source)
     try:
-        return program.build(list(place.options))
+        return _built(place, program)
     except cl.Error as error:
         code = cl.status_code.to_string(error.code, f"error {error.code}")
         log = program.get_build_info(place.found.device, cl.program_build_info.LOG) or str(error)
@@ -135,3 +133,11 @@ def _from_source(place: Place, source: str) -> Any:
             f"the OpenCL compiler of {place.name} refuses a kernel ({code}): {first.strip()}",
             hint="use --device cpu, and report this log:\n" + "\n".join(lines[:_LOG_LINES]),
         ) from error
+
+
+def _built(place: Place, program: Any) -> Any:
+    """pyopencl's own `build` would go through its cache, add folders to the options, and warn users
+    of whatever a compiler says of a program that it takes: some say something of each.
+    """
+    program._build(options=" ".join(place.options).encode(), devices=[place.found.device])
+    return require().Program(program)

@@ -23,7 +23,7 @@ from typing import Any
 from nnconv.runtime.devices import jit
 from nnconv.runtime.kernels.opencl import Form
 from nnconv.runtime.kernels.target import Groups, Target
-from nnconv.schemas.errors import InputError, MissingExtraError, UnsupportedError
+from nnconv.schemas.errors import InputError, MissingExtraError, NnconvError, UnsupportedError
 
 _HOW = (
     "any processor: apt-get install pocl-opencl-icd (Debian, Ubuntu); graphics cards: the vendor's "
@@ -226,12 +226,25 @@ def _target(found: Found) -> Target:
     on graphics cards.
     """
     device = found.device
-    fused = bool(device.single_fp_config & require().device_fp_config.FMA)
+    fused = _fuses(found)
     if found.kind == "gpu":
         return Target(cpu=_label(found), lanes=1, fma=fused, groups=groups_of(device))
     widest = max(device.native_vector_width_float, device.preferred_vector_width_float)
     lanes = next((n for n in _REGISTERS if n <= widest), 4) if found.kind == "cpu" else 4
     return Target(cpu=_label(found), lanes=lanes, registers=_REGISTERS[lanes], fma=fused)
+
+
+def _fuses(found: Found) -> bool:
+    """Whether multiply and add are one instruction. Intel's driver for processors does not say so
+    of any; what a processor can is known here.
+    """
+    if found.device.single_fp_config & require().device_fp_config.FMA:
+        return True
+    if found.kind != "cpu":
+        return False
+    with contextlib.suppress(NnconvError):  # nothing is known without llvmlite
+        return jit.host().fma
+    return False
 
 
 def groups_of(device: Any) -> Groups:
