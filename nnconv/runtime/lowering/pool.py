@@ -44,6 +44,8 @@ def pool(node: Node, scope: Scope) -> Claim | None:
 @lowers_whole("MaxPool")
 def with_places(node: Node, scope: Scope) -> Claim | None:
     """The maximum and where it stands, over at most two axes."""
+    if len(node.outputs) < 2:
+        return None
     x, (y, places) = node.required(0), node.outputs
     passes = pool_passes(node, x, y)
     if passes is None or len(passes) > 1 or math.prod(sizes(x)) >= _MOST_PLACES:
