@@ -139,5 +139,5 @@ def _built(place: Place, program: Any) -> Any:
     """pyopencl's own `build` would go through its cache, add folders to the options, and warn users
     of whatever a compiler says of a program that it takes: some say something of each.
     """
-    program._build(options=" ".join(place.options).encode(), devices=[place.found.device])
+    program._build(options=" ".join(place.options).encode(), devices=None)  # the one of its context
     return require().Program(program)
