@@ -22,6 +22,7 @@ from nnconv.schemas.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from nnconv.runtime.ceilings import Ceilings
     from nnconv.runtime.executor import Executable
+    from nnconv.schemas.dims import Shape
     from nnconv.schemas.graph import Model
 
 PEERS = ("onnxruntime", "openvino", "opencv")
@@ -133,10 +134,11 @@ def random_inputs(
     known = executable.stated_shapes() | shapes
     random, made = np.random.default_rng(0), {}
     for port in executable.inputs:
-        if port.name not in known:
-            hint = f"--input-shape {port.name}:1,3,224,224"
-            raise InputError(f"the model states no shape for '{port.name}'", hint=hint)
-        shape = known[port.name]
+        shape = known.get(port.name) or _only_batch_open(port.shape)
+        if shape is None:
+            sizes = ",".join(map(str, port.shape or ("1", "3", "224", "224")))
+            hint = f"--input-shape {port.name}:{sizes}, with numbers"
+            raise InputError(f"the model states no size for '{port.name}'", hint=hint)
         if batch and shape and shape[0] != batch:
             if port.name in shapes:
                 asked = ",".join(map(str, shape))
@@ -145,6 +147,12 @@ def random_inputs(
         data = random.standard_normal(shape) if port.dtype.is_float else np.zeros(shape)
         made[port.name] = data.astype(port.dtype.numpy)
     return made
+
+
+def _only_batch_open(shape: Shape | None) -> tuple[int, ...] | None:
+    """The shape for one sample, where nothing else is open."""
+    rest = [dim for dim in (shape or ())[1:] if isinstance(dim, int)]
+    return (1, *rest) if shape and len(rest) == len(shape) - 1 else None
 
 
 def measure(executable: Executable, inputs: dict[str, Any], seconds: float) -> dict[str, Any]:

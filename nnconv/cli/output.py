@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # version of what --json prints; grows when a key changes its meaning or goes
 PIPE_WIDTH = 160  # columns of a table that is not printed to a terminal
+NARROWEST = 80  # of a table: cells folded to three letters are worse than lines that wrap
 
 
 def console() -> Console:
@@ -30,13 +31,18 @@ def console() -> Console:
     from rich.console import Console
 
     columns = os.environ.get("COLUMNS", "")
-    width = None if sys.stdout.isatty() else int(columns) if columns.isdigit() else PIPE_WIDTH
-    return Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
+    asked = int(columns) if columns.isdecimal() else 0
+    width = None if sys.stdout.isatty() else asked or PIPE_WIDTH
+    return Console(
+        width=width, color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False,
+        soft_wrap=False, emoji=False, markup=False,
+    )  # fmt: skip
 
 
 def print_table(made: Table) -> None:
     """A table on stdout; in a pipe without blanks at the ends of lines."""
     out = console()
+    out.width = max(out.width, NARROWEST)
     if out.is_terminal:
         out.print(made)
         return

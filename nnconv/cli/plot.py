@@ -75,7 +75,7 @@ def show(panels: list[Panel]) -> None:
     from nnconv.cli.braille import chart
     from nnconv.cli.output import console
 
-    width = min(console().width, 100)
+    width = max(20, min(console().width, 100))
     for title, curves in panels:
         last = ", ".join(f"{legend} {curve[1][-1]:.4g}" for legend, curve in curves.items())
         click.echo(f"{title}: {last}")

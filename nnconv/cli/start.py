@@ -8,6 +8,7 @@ Inside somebody else's process `main` is the door, and signals stay theirs.
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import sys
 from types import FrameType
@@ -24,6 +25,9 @@ def run() -> int:
     """The exit code of the command line; 128 + the signal's number where one ended it."""
     try:
         _listen()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
         sys.unraisablehook = _postpone
         from nnconv.cli.main import main
 
