@@ -144,6 +144,8 @@ _REASONS = {
 
 
 def _refused(path: AnyPath, error: OSError | ValueError) -> InputError:
+    if "\0" in os.fspath(path):  # each Python says it in other words
+        return _error(path, "a null byte stands in no file's name")
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ENOENT and not (folder := Path(path).absolute().parent).is_dir():
         return _error(path, f"the folder {folder} does not exist", "create it first")
