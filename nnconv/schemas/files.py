@@ -154,6 +154,8 @@ _REASONS = {
 
 
 def _refused(path: AnyPath, error: OSError | ValueError) -> InputError:
+    if "\0" in os.fspath(path):  # each Python says it in other words
+        return _error(path, "a null byte stands in no file's name")
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ENOENT and os.path.islink(path):  # noqa: PTH114
         return _error(path, f"this is a link to {os.readlink(path)}, which is not there")  # noqa: PTH115
