@@ -254,3 +254,25 @@ def test_layers_over_three_axes_follow_each_other_without_plain_values_in_betwee
         x = case.graph.emit("Relu", case.graph.emit("Conv", x, weights, pads=(1,) * 6))
     names = case.check(case.graph.emit("MaxPool", x, kernel_shape=(2, 2, 2)), rel=5e-6)
     assert [name.split()[0] for name in names].count("cpu:reorder") == 1
+
+
+@pytest.mark.parametrize("a_shape", [(1, 2, 7, 8), (3, 40, 8), (7, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("op", "factor", "turned", "fused"),
+    [
+        ("Mul", 0.3, False, True),
+        ("Mul", -2.5, True, True),
+        ("Div", 8.0, False, True),
+        ("Div", 3.0, False, False),
+        ("Div", 8.0, True, False),
+    ],
+)
+def test_products_are_scaled_where_they_are_stored(
+    a_shape: tuple[int, ...], op: str, factor: float, turned: bool, fused: bool
+) -> None:
+    case = Case()
+    product = case.graph.emit("MatMul", case.input(*a_shape), case.input(*a_shape[:-2], 8, 20))
+    number = case.graph.add_parameter("scale", (1,), np.full(1, factor, np.float32))
+    y = case.graph.emit(op, *((number, product) if turned else (product, number)))
+    names = case.check(y, rel=2e-5 if op == "Mul" or not turned else 1e-2)
+    assert any("chain" in name for name in names) is not fused

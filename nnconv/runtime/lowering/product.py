@@ -17,7 +17,7 @@ import numpy as np
 from nnconv.runtime.kernels.arrays import Matrix
 from nnconv.runtime.kernels.conv import Conv
 from nnconv.runtime.kernels.elementwise import Step, Strided, chain, space
-from nnconv.runtime.kernels.functions import Activation
+from nnconv.runtime.kernels.functions import NONE, Activation
 from nnconv.runtime.kernels.gemm import gemm, pack_kernels, packed_size
 from nnconv.runtime.lowering.activation import after
 from nnconv.runtime.lowering.claims import Claim, Scope, lowers, sizes
@@ -52,7 +52,7 @@ class _Work:
 
 @lowers("Gemm")
 def product_gemm(node: Node, scope: Scope) -> Claim | None:
-    """Gemm [+ activation] with operands of any kind."""
+    """Gemm [+ scale or activation] with operands of any kind."""
     a, b, c = node.required(0), node.required(1), node.input(2)
     turned = bool(node.transA), bool(node.transB)
     if not _matrices(a, b) or (c is not None and not is_float(c)):
@@ -70,7 +70,7 @@ def _matrices(a: Value, b: Value) -> bool:
 
 @lowers("MatMul")
 def product_matmul(node: Node, scope: Scope) -> Claim | None:
-    """MatMul [+ activation] with operands of any kind."""
+    """MatMul [+ scale or activation] with operands of any kind."""
     a, b = node.required(0), node.required(1)
     if not is_float(a) or not is_float(b) or not sizes(a) or not sizes(b):
         return None
@@ -85,7 +85,9 @@ def _claim(
     node: Node, c: Value | None, turned: tuple[bool, bool], scales: tuple[float, float],
     batch: tuple[int, ...], extent: tuple[int, int, int], scope: Scope,
 ) -> Claim | None:  # fmt: skip
-    last, activation = after(node.output, scope)
+    last, activation = _scaled(node.output, scope)
+    if last is None:
+        last, activation = after(node.output, scope)
     nodes = (node, *([last] if last else []))
     work = _Work(
         node.required(0), node.required(1), c, nodes[-1].output, turned, *scales, activation,
@@ -96,6 +98,24 @@ def _claim(
         return None
     reads = plain_reads((work.a, work.b, c), scope)
     return Claim(nodes, reads, work.y, 1, lambda b: _emit(b, work))
+
+
+def _scaled(value: Value, scope: Scope) -> tuple[Node | None, Activation]:
+    """The multiplication by one stored number that follows, as attention has it; a division where
+    its reciprocal is exact."""
+    node = scope.only_reader(value)
+    if node is None or node.op not in ("Mul", "Div") or sizes(node.output) != sizes(value):
+        return None, NONE
+    first, second = node.required(0), node.required(1)
+    data = scope.constant(second if first is value else first)
+    if data is None or data.size != 1 or not is_float(node.output):
+        return None, NONE
+    factor = float(data.reshape(-1)[0])
+    if node.op == "Div":
+        if first is not value or not math.isfinite(factor) or abs(math.frexp(factor)[0]) != 0.5:
+            return None, NONE
+        factor = 1 / factor
+    return node, Activation("Affine", (factor, 0.0))
 
 
 def _space(work: _Work) -> tuple[tuple[int, ...], Strided, Strided, Strided]:
