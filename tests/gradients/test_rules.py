@@ -147,6 +147,7 @@ CASES: list[Case] = [
     case("ConvTranspose", (1, 2, 4), (2, 3, 3), dilations=(2,)),
     case("ConvTranspose", (1, 2, 4, 3), (2, 3, 2, 2), (3,), dilations=(3, 3),
          pads=(0, 1, 1, 1), output_padding=(2, 1)),
+    case("nnconv.SigmoidCrossEntropyLoss", (2, 3), np.array([[0, 1, 1], [1, 0, 1]])),
     # windows
     case("MaxPool", PLANES, kernel_shape=(3, 2), strides=(2, 2), pads=(1, 0, 1, 1), ceil_mode=1),
     case("MaxPool", PLANES, kernel_shape=(2, 2), outputs=2, dilations=(2, 1)),
