@@ -63,6 +63,7 @@ CASES: dict[str, tuple[Model, str]] = {
     "split of features": (single("Split", (4, 6), [1, 5], axis=1, outputs=2), "split copy"),
     "transpose": (single("Transpose", (2, 3, 20, 20), perm=(0, 2, 3, 1)), "transpose copy"),
     "transpose of one": (single("Transpose", (1, 3, 1, 1), perm=(0, 2, 3, 1)), "transpose view"),
+    "transpose of a scalar": (single("Transpose", ()), "transpose view"),
     "tile": (single("Tile", (2, 3), [2, 3]), "tile copy"),
     "expand": (single("Expand", (3, 1), [2, 3, 4]), "expand copy"),
     "pad": (single("Pad", (2, 3, 4), [0, 1, -1, 2, 0, 3]), "pad copy"),

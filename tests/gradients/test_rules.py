@@ -55,6 +55,7 @@ CASES: list[Case] = [
     *(case(op, (2, 3), ints(1), low=0.5, keepdims=0) for op in REDUCTIONS),
     *(case(op, (2, 3, 2), ints(0, -1), low=0.5) for op in REDUCTIONS),
     *(case(op, (2, 3), low=0.5, keepdims=0) for op in REDUCTIONS),
+    *(case(op, (2, 3), ints(), low=0.5, noop_with_empty_axes=1) for op in REDUCTIONS),
     *(case(op, X, (3,), (1, 1), smooth=False) for op in ("Max", "Mean", "Min", "Sum")),
     case("Gelu", X, approximate="tanh"),
     case("PRelu", X, (3,)),
@@ -144,6 +145,9 @@ CASES: list[Case] = [
     case("ConvTranspose", (2, 4, 3, 2), (4, 3, 3, 2), (6,), group=2, strides=(2, 3),
          pads=(1, 0, 0, 1), output_padding=(1, 2)),
     case("ConvTranspose", (1, 2, 4), (2, 3, 3), dilations=(2,)),
+    case("ConvTranspose", (1, 2, 4, 3), (2, 3, 2, 2), (3,), dilations=(3, 3),
+         pads=(0, 1, 1, 1), output_padding=(2, 1)),
+    case("nnconv.SigmoidCrossEntropyLoss", (2, 3), np.array([[0, 1, 1], [1, 0, 1]])),
     # windows
     case("MaxPool", PLANES, kernel_shape=(3, 2), strides=(2, 2), pads=(1, 0, 1, 1), ceil_mode=1),
     case("MaxPool", PLANES, kernel_shape=(2, 2), outputs=2, dilations=(2, 1)),

@@ -29,6 +29,8 @@ CONV_TRANSPOSE = [
     *cases("ConvTranspose", (1, 6, 4, 4), (6, 2, 3, 3), group=[3], strides=[(2, 2)]),
     *cases("ConvTranspose", (1, 3, 4, 4), (3, 2, 3, 3), strides=[(2, 2)], output_padding=[(1, 1)]),
     *cases("ConvTranspose", (1, 3, 4, 4), (3, 2, 3, 3), strides=[(2, 2)], output_shape=[(9, 8)]),
+    *cases("ConvTranspose", (1, 1, 4, 5), (1, 2, 1, 2), auto_pad=["SAME_UPPER", "SAME_LOWER"],
+           strides=[(3, 3)]),
     *cases("ConvTranspose", (1, 3, 4, 4), (3, 2, 3, 3), auto_pad=["SAME_UPPER", "SAME_LOWER"],
            strides=[(2, 2)]),
     *cases("ConvTranspose", (2, 3, 6), (3, 2, 4), strides=[(3,)]),

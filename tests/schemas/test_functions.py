@@ -145,6 +145,23 @@ def test_sigmoid_cross_entropy_loss(name: str) -> None:
     check("nnconv.SigmoidCrossEntropyLoss", name, arrays, **one_label_axis(fields, "BATCH_SIZE"))
 
 
+@pytest.mark.parametrize("ignored", [{}, {"ignore_label": 1}])
+def test_targets_of_a_sigmoid_cross_entropy_loss_may_be_integers(ignored: dict[str, int]) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    target = np.arange(12).reshape(4, 3) % 2
+    found = []
+    for dtype in (DType.FLOAT32, DType.INT32):
+        graph = Graph("loss")
+        operands = [
+            graph.add_input("x", DType.FLOAT32, (4, 3)),
+            graph.add_input("t", dtype, (4, 3)),
+        ]
+        graph.outputs = [graph.emit("nnconv.SigmoidCrossEntropyLoss", *operands, **ignored)]
+        assert expand(next(graph.nodes), "test")
+        found += run(graph, {"x": x, "t": target.astype(dtype.numpy)})
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", cases("euclideanloss"))
 def test_euclidean_loss(name: str) -> None:
     check("nnconv.EuclideanLoss", name, recorded(name)[0])

@@ -216,6 +216,8 @@ def copy(shape: Sequence[int], x: Strided, y: Strided, lanes: int) -> Copy | Cha
     repetitions, concatenation of plain arrays. y is written forward. Without vectors, as on
     graphics cards, neighbours do neighbouring elements.
     """
+    if not shape:  # a scalar is a line of one element
+        shape, x, y = (1,), Strided((1,), x.offset), Strided((1,), y.offset)
     if lanes == 1:
         return chain(shape, [x], [y], [], [0], lanes)
     order = sorted(range(len(shape)), key=lambda d: -y.strides[d])

@@ -175,9 +175,11 @@ def transposed_geometry(
         cells = zip(full, extra, pads[:rank], pads[rank:], strict=True)
         kept = tuple(max(f + e - b - a, 0) for f, e, b, a in cells)
         return given._replace(begins=tuple(pads[:rank]), out=kept)
-    out = tuple(n * s for n, s in zip(sizes, given.strides, strict=True))
     if output_shape:
         out = tuple(output_shape)[-rank:]
+    else:  # less than size times stride where the kernel is too small to fill that
+        cells = zip(sizes, given.strides, full, extra, strict=True)
+        out = tuple(min(n * s, f + e) for n, s, f, e in cells)
     totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, out, strict=True)]
     upper = auto_pad == "SAME_UPPER"
     return given._replace(begins=tuple(t // 2 if upper else t - t // 2 for t in totals), out=out)
@@ -294,5 +296,24 @@ def d_conv_transpose(node: Node, dy: Value) -> tuple[Value, ...]:
     if node.output_shape or node.auto_pad.startswith("SAME"):
         raise UnsupportedError("no gradient for ConvTranspose with output_shape or SAME padding")
     x, w = node.required(0), node.required(1)
-    dw = emit("nnconv.ConvGradWeights", dy, x, shape_of(w), **_settings(node))
-    return emit("Conv", dy, w, **_settings(node)), dw, _over_positions(dy)
+    near, settings = _within_reach(node, dy)
+    dw = emit("nnconv.ConvGradWeights", near, x, shape_of(w), **settings)
+    return emit("Conv", near, w, **settings), dw, _over_positions(dy)
+
+
+def _within_reach(node: Node, dy: Value) -> tuple[Value, dict[str, Any]]:
+    """dy without what x does not reach, and the settings of the Conv that reads it: an output
+    padding of a whole stride would be one more window of it.
+    """
+    settings, rank = _settings(node), dy.rank - 2
+    extra, strides = node.output_padding or (0,) * rank, node.strides or (1,) * rank
+    if all(e < s for e, s in zip(extra, strides, strict=True)):
+        return dy, settings
+    pads = (node.auto_pad == "NOTSET" and node.pads) or (0,) * (2 * rank)
+    ends = [after - e for after, e in zip(pads[rank:], extra, strict=True)]
+    settings |= {"auto_pad": "NOTSET", "pads": (*pads[:rank], *(max(end, 0) for end in ends))}
+    cut = {axis: end for axis, end in enumerate(ends, 2) if end < 0}
+    if not cut:
+        return dy, settings
+    stops, axes = integers(dy, list(cut.values())), integers(dy, list(cut))
+    return emit("Slice", dy, integers(dy, [0] * len(cut)), stops, axes), settings

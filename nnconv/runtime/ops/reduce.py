@@ -154,7 +154,8 @@ def _d_mean(node: Node, x: Value, y: Value, dy: Value) -> Value:
 def _d_extreme(node: Node, x: Value, y: Value, dy: Value) -> Value:
     """Equal extremes share the gradient."""
     chosen = emit("Cast", emit("Equal", x, y), to=int(x.dtype))
-    count = emit("ReduceSum", chosen, node.input(1), keepdims=1)
+    whole = node.noop_with_empty_axes
+    count = emit("ReduceSum", chosen, node.input(1), keepdims=1, noop_with_empty_axes=whole)
     return chosen * (dy / count)
 
 

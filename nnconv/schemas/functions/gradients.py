@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnconv.schemas.functions.layers import (
     are_bound,
+    in_type_of,
     labels_of,
     normalizer,
     scale_of_sums,
@@ -327,7 +328,7 @@ def sigmoid_cross_entropy_loss_grad(node: Node, mode: str) -> Sequence[Value] | 
     if node.ignore_label is not None:
         whole = graph.emit("Cast", goal, to=int(DType.INT64))
         counted = whole_number_differs(whole, node.ignore_label, x.dtype)
-    terms = graph.emit("Sigmoid", x) - goal
+    terms = graph.emit("Sigmoid", x) - in_type_of(x, goal)
     return [_shared(node, terms, counted, x, _numbers(x.shape)[0], dy)]
 
 

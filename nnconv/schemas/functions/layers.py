@@ -204,7 +204,7 @@ def sigmoid_cross_entropy_loss(node: Node, mode: str) -> Sequence[Value] | None:
         return None
     target = viewed(target, x.shape)
     tail = graph.emit("Log", graph.emit("Exp", -graph.emit("Abs", x)) + 1)
-    terms = graph.emit("Relu", x) - x * target + tail
+    terms = graph.emit("Relu", x) - x * in_type_of(x, target) + tail
     counted = None
     if node.ignore_label is not None:
         counted = whole_number_differs(
@@ -308,6 +308,14 @@ def viewed(value: Value, shape: Shape) -> Value:
         "Reshape", value, value.graph.constant(shape, DType.INT64), allowzero=1
     )
     return viewed
+
+
+def in_type_of(x: Value, target: Value) -> Value:
+    """Targets as numbers of x's type: they may come as integers."""
+    if target.dtype is x.dtype:
+        return target
+    cast: Value = x.graph.emit("Cast", target, to=int(x.dtype))
+    return cast
 
 
 def are_bound(*values: Value) -> bool:
