@@ -216,6 +216,29 @@ def _by_batch_statistics(node: Node) -> Sequence[Value] | None:
     return [y, *moved]
 
 
+@function("nnconv.MVN")
+def mvn(node: Node, mode: str) -> Sequence[Value] | None:
+    """(x - mean) / (deviation + eps) over planes, or over all channels; without the division where
+    the variance is to stay."""
+    centred, deviation = centred_and_deviation(node)
+    return [centred if deviation is None else centred / deviation]
+
+
+def centred_and_deviation(node: Node) -> tuple[Value, Value | None]:
+    """x - mean and sqrt(variance) + eps of an MVN, None where that divides nothing."""
+    graph, x = node.graph, node.required(0)
+    axes = graph.constant(mvn_axes(node), DType.INT64)
+    centred: Value = x - graph.emit("ReduceMean", x, axes)
+    if not node.normalize_variance:
+        return centred, None
+    variance = graph.emit("ReduceMean", centred * centred, axes)
+    return centred, graph.emit("Sqrt", variance) + node.eps
+
+
+def mvn_axes(node: Node) -> list[int]:
+    return [1, 2, 3] if node.across_channels else [2, 3]
+
+
 # --- losses
 # ------------------------------------------------------------------------------------------
 

@@ -71,6 +71,8 @@ OPERATORS: dict[str, Operator] = {
             use_global_stats=-1,
         ),
         declare("Dropout", "X", "Y", ratio=0.5, seed=0),
+        # Caffe's MVN: eps is added to the deviation, and its derivative leaves that out
+        declare("MVN", "X", "Y", normalize_variance=1, across_channels=0, eps=1e-9),
         # X itself, beyond which no gradient goes: Caffe's `propagate_down: false`
         declare("StopGradient", "X", "Y"),
         # losses with Caffe's normalisers

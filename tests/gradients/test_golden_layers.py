@@ -26,6 +26,10 @@ OURS = {
 }
 """Where the derivative is right and Caffe is not; nothing that was trained can depend on these."""
 
+OVERWRITTEN = {("fuzz_0073", "diff/b7")}
+"""What Caffe has written over: Reshape shares the gradient of its bottom, on which the BatchNorm
+before it works in place."""
+
 CASES = [
     case for folder in ("layers", "fuzz") for case in covered(folder) if case.entry.get("backward")
 ]
@@ -65,5 +69,6 @@ def feeds(executable: Any, arrays: dict[str, Array], step: int) -> dict[str, Arr
 def check(case: Case, name: str, got: Array, reference: Array) -> None:
     assert got.shape == reference.shape, name
     limit = case.tolerance(name.partition("/")[0])
-    if limit is not None and not case.flags & NOT_COMPARED and case.name not in OURS:
+    ours = case.name in OURS or (case.name, name) in OVERWRITTEN
+    if limit is not None and not case.flags & NOT_COMPARED and not ours:
         assert distance(got, reference) <= max(limit, 1e-4), name
