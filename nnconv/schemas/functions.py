@@ -39,7 +39,7 @@ def function(op: str) -> Callable[[Body], Body]:
 
 def body_of(op: str) -> Body | None:
     """The body of an operator, None where it has none."""
-    from nnconv.schemas import functions_gradients  # noqa: F401  # registers its bodies
+    from nnconv.schemas import functions_gradients, functions_rnn  # noqa: F401  # register bodies
 
     return BODIES.get(op)
 
@@ -138,6 +138,54 @@ def _outside(node: Node, sizes: Shape, positions: Shape) -> list[int] | None:
             return None
         reach.append(max(0, (count - 1) * stride + kernel - extent))
     return reach
+
+
+@function("nnconv.PyramidPool")
+def pyramid_pool(node: Node, mode: str) -> Sequence[Value] | None:
+    """Pooling whose windows are as large as it takes to have bins x bins of them."""
+    x = node.required(0)
+    if (windows := pyramid_windows(node, x)) is None:
+        return None
+    op, extra = _POOLS[node.mode]
+    return [node.graph.emit(op, x, **windows, **extra)]
+
+
+def pyramid_windows(node: Node, x: Value) -> dict[str, Any] | None:
+    """The attributes of the pooling that a level of a pyramid is; None while sizes are open."""
+    if not are_bound(x):
+        return None
+    sides = [pyramid_side(_number(extent), node.bins) for extent in x.known_shape[2:]]
+    kernel, pad = zip(*sides, strict=True)
+    return {"kernel_shape": kernel, "strides": kernel, "pads": pad * 2, "ceil_mode": 1}
+
+
+def pyramid_side(extent: int, bins: int) -> tuple[int, int]:
+    """Kernel and pad along an axis (spp_layer.cpp, GetPoolingParam). Raises InputError where the
+    pad would be as large as the kernel, which Caffe refuses."""
+    kernel = -(-extent // bins)
+    pad = (kernel * bins - extent + 1) // 2
+    if pad >= kernel:
+        raise InputError(f"{extent} cells cannot be cut into {bins} bins: some would be empty")
+    return kernel, pad
+
+
+# --- picking
+# -----------------------------------------------------------------------------------------
+
+
+@function("nnconv.Select")
+def select(node: Node, mode: str) -> Sequence[Value] | None:
+    """Gather at the places of what is not 0."""
+    return [node.graph.emit("Gather", node.required(0), selected(node), axis=0)]
+
+
+def selected(node: Node) -> Value:
+    """The numbers of the items that a Select picks."""
+    graph = node.graph
+    marks = graph.emit("Reshape", node.required(1), graph.constant([-1], DType.INT64))
+    places = graph.emit("NonZero", marks)
+    found: Value = graph.emit("Reshape", places, graph.constant([-1], DType.INT64))
+    return found
 
 
 # --- behaviour by mode

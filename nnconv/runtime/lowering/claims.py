@@ -162,6 +162,8 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
 def _claim(node: Node, scope: Scope) -> Claim | None:
     if node.op not in RULES or not all(is_float(value) for value in node.outputs):
         return None
+    if any(value is not None and extents(value) is None for value in node.inputs):
+        return None  # sizes that data decide
     found = next((claim for rule in RULES[node.op] if (claim := rule(node, scope))), None)
     return found.with_plain_samples() if found and scope.width == 1 else found
 

@@ -17,7 +17,6 @@ from nnconv.converter.caffe.layers.layer import Layer, product
 from nnconv.converter.caffe.layers.loss import check_labels, same_batch
 from nnconv.converter.caffe.layers.registry import reads
 from nnconv.converter.caffe.wire import read_blob_file
-from nnconv.schemas.errors import InputError
 from nnconv.schemas.graph import Value
 from nnconv.schemas.types import DType
 
