@@ -79,8 +79,8 @@ OPERATORS: dict[str, Operator] = {
         declare("MVN", "X", "Y", normalize_variance=1, across_channels=0, eps=1e-9),
         # X itself, beyond which no gradient goes: Caffe's `propagate_down: false`
         declare("StopGradient", "X", "Y"),
-        # recurrences in Caffe's way: X [T, N, 4 H] or [T, N, H] is what gates get from outside, R their
-        # weights for the state before, which `cont` [T, N] is multiplied with; gates i, f, o, g
+        # recurrences in Caffe's way: X [T, N, 4 H] or [T, N, H] is what the gates (i, f, o, g) get
+        # from outside, R their weights for the state before, which `cont` [T, N] is multiplied with
         declare("LSTM", "X cont R h0 c0", "H C"),
         declare("RNN", "X cont R h0", "H"),
         # losses with Caffe's normalisers

@@ -21,6 +21,7 @@ OURS = {
     "log__inplace_quirk": IN_PLACE,
     "power__inplace_linear_quirk": IN_PLACE,
     "power__inplace_square_quirk": IN_PLACE,
+    "lstm__frac_cont": "Caffe takes cont * sigmoid for a sigmoid; ours is the derivative",
     "power__zero_base": "Caffe takes y/x, NaN at x = 0; ours is the derivative",
     "eltwise__prod_unstable_zero": "Caffe takes y/x, NaN at x = 0; ours is the stable product",
 }

@@ -433,7 +433,8 @@ class NetBuilder:
         elif axis == 1 and size is not None:
             return size
         else:
-            stem = ("N", "C", *(SPATIAL.get(rank) or (f"D{number}" for number in range(2, rank))))[axis]
+            spatial = SPATIAL.get(rank) or tuple(f"D{number}" for number in range(2, rank))
+            stem = ("N", "C", *spatial)[axis]
         return 0 if size == 0 else self._symbol(stem or f"D{axis}", size, name)
 
     def _symbol(self, stem: str, size: int | None, name: str) -> Dim:

@@ -42,12 +42,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The meaning of an operator: its function, the keywords that takes, and its multiply-adds."""
+    """The meaning of an operator: its function, the keywords that takes, and its multiply-adds.
+
+    `stepwise` functions call numpy once a step of a sequence: where kernels are compiled, the
+    operator's body is better."""
 
     op: str
     function: Callable[..., Any]
     macs: Callable[[Node], int]
     keywords: frozenset[str]
+    stepwise: bool = False
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -79,7 +83,7 @@ def no_macs(node: Node) -> int:
 
 
 def kernel(
-    *ops: str, macs: Callable[[Node], int] = each_output
+    *ops: str, macs: Callable[[Node], int] = each_output, stepwise: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the meaning of one or more operators; `macs` counts its
     multiply-adds.
@@ -87,14 +91,17 @@ def kernel(
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for op in ops:
-            add_kernel(op, function, macs)
+            add_kernel(op, function, macs, stepwise)
         return function
 
     return register
 
 
 def add_kernel(
-    op: str, function: Callable[..., Any], macs: Callable[[Node], int] = each_output
+    op: str,
+    function: Callable[..., Any],
+    macs: Callable[[Node], int] = each_output,
+    stepwise: bool = False,
 ) -> None:
     """Register one line of a table of operators."""
     # a ufunc's keywords (out, where ...) are numpy's, not attributes
@@ -102,13 +109,18 @@ def add_kernel(
         () if isinstance(function, np.ufunc) else inspect.signature(function).parameters.values()
     )
     keywords = frozenset(p.name for p in known if p.kind is p.KEYWORD_ONLY)
-    KERNELS[op] = Kernel(op, function, macs, keywords)
+    KERNELS[op] = Kernel(op, function, macs, keywords, stepwise)
 
 
 def has_kernel(node: Node) -> bool:
     """Whether a reference kernel computes this very node, with all attributes that it sets."""
     found = KERNELS.get(node.op)
     return found is not None and not _unknown_attributes(node, found)
+
+
+def is_kept(node: Node) -> bool:
+    """Whether a device that compiles kernels keeps the node as it is, rather than its body."""
+    return has_kernel(node) and not KERNELS[node.op].stepwise
 
 
 def cost_of(node: Node) -> Cost:

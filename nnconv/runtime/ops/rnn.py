@@ -33,7 +33,7 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * np.tanh(0.5 * x) + 0.5)
 
 
-@kernel("nnconv.LSTM", macs=_macs)
+@kernel("nnconv.LSTM", macs=_macs, stepwise=True)
 def lstm(x: Array, cont: Array, r: Array, h0: Array, c0: Array) -> tuple[Array, Array]:
     """c = cont s(f) c + s(i) tanh(g), h = s(o) tanh(c) with i, f, o, g = x + r (cont h) and s the
     sigmoid (lstm_layer.cpp, lstm_unit_layer.cpp). Gives every h and every c, [T,N,H]."""
@@ -47,7 +47,7 @@ def lstm(x: Array, cont: Array, r: Array, h0: Array, c0: Array) -> tuple[Array, 
     return states, cells
 
 
-@kernel("nnconv.RNN", macs=_macs)
+@kernel("nnconv.RNN", macs=_macs, stepwise=True)
 def rnn(x: Array, cont: Array, r: Array, h0: Array) -> Array:
     """h = tanh(x + r (cont h)) (rnn_layer.cpp), every h: [T,N,H]."""
     h, states = h0[0], np.empty((*x.shape[:2], r.shape[1]), x.dtype)
@@ -59,7 +59,7 @@ def rnn(x: Array, cont: Array, r: Array, h0: Array) -> Array:
 # --- gradients ------------------------------------------------------------------------------------
 
 
-@kernel("nnconv.LSTMGrad", macs=_gradient_macs)
+@kernel("nnconv.LSTMGrad", macs=_gradient_macs, stepwise=True)
 def lstm_grad(
     x: Array, cont: Array, r: Array, h0: Array, c0: Array, states: Array, cells: Array,
     dh: Array, dc: Array,
@@ -81,7 +81,7 @@ def lstm_grad(
     return dx, np.tensordot(dx, kept, ((0, 1), (0, 1)))
 
 
-@kernel("nnconv.RNNGrad", macs=_gradient_macs)
+@kernel("nnconv.RNNGrad", macs=_gradient_macs, stepwise=True)
 def rnn_grad(
     x: Array, cont: Array, r: Array, h0: Array, states: Array, dh: Array
 ) -> tuple[Array, Array]:

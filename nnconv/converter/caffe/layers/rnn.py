@@ -36,9 +36,7 @@ def read_lstm(layer: Layer, *values: Value) -> Any:
     gates = _outside(layer, bottoms, 4 * hidden)
     weights = _weights(layer, (4 * hidden, hidden))
     start = _start(layer, bottoms, ("h", "c"), hidden)
-    states, cells = layer.graph.emit(
-        "nnconv.LSTM", gates, bottoms.cont, weights, *start, outputs=2
-    )
+    states, cells = layer.graph.emit("nnconv.LSTM", gates, bottoms.cont, weights, *start, outputs=2)
     return _tops(layer, states, start, (states, cells))
 
 
