@@ -246,7 +246,7 @@ class Executable:
         self, ready: _Ready, feeds: list[Array | None], watch: Callable[[Step, float], None] | None
     ) -> list[Array]:
         """A run that starts from the state and leaves the next one."""
-        state, program, more = self._state, ready.plan.program, {}
+        state, program, more = self._fitting(ready), ready.plan.program, {}
         feeds += [state[name] for name in ready.states]
         if self._settings.recycle and getattr(program, "recycles", False):
             if not self._spares:
@@ -259,6 +259,18 @@ class Executable:
         changed = dict(zip(ready.states, results[len(results) - len(ready.states) :], strict=True))
         self._state = changed if len(changed) == len(state) else state | changed
         return results
+
+    def _fitting(self, ready: _Ready) -> dict[str, Array]:
+        """The state, in which what is of another size than this plan's starts anew."""
+        wrong = {
+            name: start
+            for name, start in ready.starts.items()
+            if self._state[name].shape != start.shape
+        }
+        if wrong:
+            self._spares = {}
+            self._state = self._state | {name: _own(start) for name, start in wrong.items()}
+        return self._state
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Run with arrays in the order of `inputs`, or by name; one output comes as an array,
@@ -357,7 +369,10 @@ class Executable:
         places = {name: place for place, name in enumerate(given)}
         feeds = tuple((places.get(v.name), v.dtype.numpy) for v in plan.graph.inputs)
         as_given = feeds == tuple((place, t[2]) for place, t in enumerate(self._takes))
-        return _Ready(plan, feeds, as_given, tuple(state.name for state in plan.graph.state))
+        resized = {state.name for state in self._graph.state if _is_open(state.write)}
+        starts = {s.name: np.asarray(s.read.data) for s in plan.graph.state if s.name in resized}
+        states = tuple(state.name for state in plan.graph.state)
+        return _Ready(plan, feeds, as_given, states, starts)
 
     def _make_plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         graph = self._graph.copy()
@@ -380,13 +395,15 @@ _Shapes = tuple[tuple[int, ...], ...]
 
 class _Ready(NamedTuple):
     """A plan; for each input of its graph, which of the Executable's it is and the dtype that it
-    computes in, and whether these are the Executable's own as they come; the names of its states.
+    computes in, and whether these are the Executable's own as they come; the names of its states,
+    and what those start with whose size is the inputs'.
     """
 
     plan: Plan
     feeds: tuple[tuple[int | None, np.dtype[Any]], ...]
     as_given: bool
     states: tuple[str, ...]
+    starts: dict[str, Array]
 
 
 def _own(array: Array) -> Array:
@@ -394,6 +411,10 @@ def _own(array: Array) -> Array:
     made: Array = aligned(array.size, array.dtype).reshape(array.shape)
     made[...] = array
     return made
+
+
+def _is_open(value: Value) -> bool:
+    return value.shape is None or not all(isinstance(size, int) for size in value.shape)
 
 
 def _rounded(port: Port, result: Array) -> Array:

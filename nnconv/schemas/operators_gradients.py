@@ -36,7 +36,11 @@ OPERATORS: dict[str, Operator] = {
             pads=tuple,
             round_mode="CEIL",
         ),
+        declare("PyramidPoolGrad", "X dY", "dX", mode="MAX", bins=1),
         declare("LRNGrad", "X dY", "dX", size=int, alpha=1e-4, beta=0.75, bias=1.0),
+        # H and C are the results of the recurrence; h0, c0 and cont have no gradients
+        declare("LSTMGrad", "X cont R h0 c0 H C dH dC", "dX dR"),
+        declare("RNNGrad", "X cont R h0 H dH", "dX dR"),
         # these behave by the mode of the run, as the operators do whose gradients they are
         declare(
             "BatchNormGrad",

@@ -60,6 +60,10 @@ OPERATORS: dict[str, Operator] = {
             pads=tuple,
             round_mode="CEIL",
         ),
+        # a level of Caffe's SPP: bins x bins windows over planes of any size
+        declare("PyramidPool", "X", "Y", mode="MAX", bins=1),
+        # the items of X whose selector is not 0; `size` names how many these are
+        declare("Select", "X selector", "Y", size=str),
         # behaviour that depends on the mode of the run; `use_global_stats` is -1 for "as the mode
         # says"
         declare(
@@ -71,8 +75,14 @@ OPERATORS: dict[str, Operator] = {
             use_global_stats=-1,
         ),
         declare("Dropout", "X", "Y", ratio=0.5, seed=0),
+        # Caffe's MVN: eps is added to the deviation, and its derivative leaves that out
+        declare("MVN", "X", "Y", normalize_variance=1, across_channels=0, eps=1e-9),
         # X itself, beyond which no gradient goes: Caffe's `propagate_down: false`
         declare("StopGradient", "X", "Y"),
+        # recurrences in Caffe's way: X [T, N, 4 H] or [T, N, H] is what the gates (i, f, o, g) get
+        # from outside, R their weights for the state before, which `cont` [T, N] is multiplied with
+        declare("LSTM", "X cont R h0 c0", "H C"),
+        declare("RNN", "X cont R h0", "H"),
         # losses with Caffe's normalisers
         declare("SoftmaxWithLoss", "X label", "loss", **LOSS),
         declare(

@@ -169,7 +169,7 @@ def test_all_problems_of_a_net_come_in_one_report() -> None:
     layer { name: "n" type: "LRN" bottom: "x" top: "n" lrn_param { local_size: 4 } }
     layer { name: "after" type: "ReLU" bottom: "n" top: "after" }
     layer { name: "c" type: "Convolution" bottom: "x" convolution_param { num_output: 1 } }
-    layer { name: "m" type: "MVN" bottom: "x" top: "m" }
+    layer { name: "m" type: "Python" bottom: "x" top: "m" }
     layer { name: "w" type: "ReLU" bottom: "nowhere" top: "w" }
     """
     report = Report("net")

@@ -12,7 +12,7 @@ from nnconv.runtime.devices.base import Program, Settings, Step
 from nnconv.runtime.kernels.target import Groups, Target
 from nnconv.runtime.lowering.build import HostCall, Lowered, lower
 from nnconv.runtime.lowering.pack import Store
-from nnconv.runtime.ops import has_kernel
+from nnconv.runtime.ops import is_kept
 from nnconv.runtime.tune import Tuner
 from nnconv.schemas.graph import Graph, Node
 
@@ -36,7 +36,7 @@ class Planner:
         self.made: list[Lowered] = []
 
     def supports(self, node: Node) -> bool:
-        return has_kernel(node)
+        return is_kept(node)
 
     def lower(self, graph: Graph, settings: Settings) -> Program:
         tuner, store = Tuner(self.target, False), Store({}, 1)

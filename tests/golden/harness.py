@@ -19,7 +19,7 @@ import numpy as np
 
 from nnconv.converter.caffe.layers import READERS
 from nnconv.converter.caffe.reader import import_caffe
-from nnconv.schemas.graph import Model
+from nnconv.schemas.graph import Graph, Model, Value
 from tests.places import shared
 
 Array = np.ndarray[Any, Any]
@@ -117,10 +117,19 @@ def part(arrays: Mapping[str, Array], group: str, step: int = 0) -> dict[str, Ar
     return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
 
 
+def parameter(graph: Graph, key: str) -> Value:
+    """A parameter by layer and index; a shared one is found under each of its layers."""
+    layer, _, index = key.rpartition("/")
+    if key in graph.values:
+        return graph.values[key]
+    (record,) = [record for record in graph.layers if record.name == layer]
+    return graph.values[record.parameters[int(index)]]
+
+
 def set_parameters(model: Model, arrays: Mapping[str, Array]) -> None:
     """Give parameters their data; the shapes must be Caffe's."""
     for name, array in arrays.items():
-        value = model.graph.values[name]
+        value = parameter(model.graph, name)
         assert value.shape == array.shape, f"{name}: {value.shape} here, {array.shape} in Caffe"
         value.data = array
 

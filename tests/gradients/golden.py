@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from nnconv.runtime.autodiff import gradients
 from nnconv.schemas.graph import Graph, Model, Value
 from nnconv.schemas.types import DType
-from tests.golden.harness import Array, part
+from tests.golden.harness import Array, parameter, part
 
 
 def first_version(graph: Graph, blob: str) -> Value:
@@ -17,15 +17,6 @@ def first_version(graph: Graph, blob: str) -> Value:
     versions += [value for name, value in graph.values.items() if name.startswith(f"{blob}@")]
     order = {node: place for place, node in enumerate(graph.nodes)}
     return min(versions, key=lambda v: -1 if v.producer is None else order[v.producer])
-
-
-def parameter(graph: Graph, key: str) -> Value:
-    """A parameter by layer and index; a shared one is found under each of its layers."""
-    layer, _, index = key.rpartition("/")
-    if key in graph.values:
-        return graph.values[key]
-    (record,) = [record for record in graph.layers if record.name == layer]
-    return graph.values[record.parameters[int(index)]]
 
 
 def differentiate(model: Model, seeds: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:

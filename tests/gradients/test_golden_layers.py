@@ -21,10 +21,15 @@ OURS = {
     "log__inplace_quirk": IN_PLACE,
     "power__inplace_linear_quirk": IN_PLACE,
     "power__inplace_square_quirk": IN_PLACE,
+    "lstm__frac_cont": "Caffe takes cont * sigmoid for a sigmoid; ours is the derivative",
     "power__zero_base": "Caffe takes y/x, NaN at x = 0; ours is the derivative",
     "eltwise__prod_unstable_zero": "Caffe takes y/x, NaN at x = 0; ours is the stable product",
 }
 """Where the derivative is right and Caffe is not; nothing that was trained can depend on these."""
+
+OVERWRITTEN = {("fuzz_0073", "diff/b7")}
+"""What Caffe has written over: Reshape shares the gradient of its bottom, on which the BatchNorm
+before it works in place."""
 
 CASES = [
     case for folder in ("layers", "fuzz") for case in covered(folder) if case.entry.get("backward")
@@ -65,5 +70,6 @@ def feeds(executable: Any, arrays: dict[str, Array], step: int) -> dict[str, Arr
 def check(case: Case, name: str, got: Array, reference: Array) -> None:
     assert got.shape == reference.shape, name
     limit = case.tolerance(name.partition("/")[0])
-    if limit is not None and not case.flags & NOT_COMPARED and case.name not in OURS:
+    ours = case.name in OURS or (case.name, name) in OVERWRITTEN
+    if limit is not None and not case.flags & NOT_COMPARED and not ours:
         assert distance(got, reference) <= max(limit, 1e-4), name

@@ -176,6 +176,11 @@ CASES: list[Case] = [
         for stored in (-1, 0, 1)
         for mode in ("train", "test")
     ),
+    *(
+        case("nnconv.MVN", PLANES, across_channels=across, normalize_variance=divided)
+        for across in (0, 1)
+        for divided in (0, 1)
+    ),
     *(case("nnconv.Dropout", PLANES, ratio=0.3, run_mode=mode) for mode in ("train", "test")),
     *(case("Dropout", PLANES, np.array(0.3), np.array(on), fixed=(1,)) for on in (True, False)),
     case("Dropout", PLANES),

@@ -20,6 +20,7 @@ from nnconv.converter.caffe.layers.layer import Layer, Settings, Sizes
 from nnconv.converter.caffe.layers.registry import READERS, Rule
 from nnconv.converter.caffe.parameters import Parameters
 from nnconv.converter.caffe.records import fingerprint
+from nnconv.converter.caffe.sequences import Sequences
 from nnconv.converter.caffe.source import NetSource
 from nnconv.converter.caffe.weights import Offer, Weights
 from nnconv.schemas.dims import Dim, Symbolic
@@ -105,6 +106,8 @@ class NetBuilder:
         self._made: set[str] = set()
         self._batches: dict[int | None, int] = {}
         self._problems: list[NnconvError] = []
+        self._counts = 0
+        self._sequences = Sequences(source.net)
 
     def build(self) -> Graph:
         """The graph; raises InputError (or UnsupportedError) with all problems of the net."""
@@ -401,7 +404,8 @@ class NetBuilder:
             if batch:
                 self._symbol("N", batch, name)
             return self.graph.add_input(name, DType.FLOAT32, None)
-        dims = [self._dim(name, axis, size, len(sizes)) for axis, size in enumerate(sizes)]
+        stems = self._sequences.axes(name, sizes)
+        dims = [self._dim(name, axis, sizes, stems) for axis in range(len(sizes))]
         return self.graph.add_input(name, DType.FLOAT32, tuple(dims))
 
     def _asked(self, name: str, stated: Sizes | None) -> Sizes:
@@ -409,21 +413,29 @@ class NetBuilder:
         axes and the channels."""
         wanted = tuple(map(int, self.shapes[name]))
         known = wanted if stated is None else stated
-        channels = zip(known[1:2], wanted[1:2], strict=False)
+        fixed = slice(2, None) if self._sequences.axes(name, known) else slice(1, 2)
+        channels = zip(known[fixed], wanted[fixed], strict=False)
         fits = len(known) == len(wanted) and all(size in (None, asked) for size, asked in channels)
         if not fits or min(wanted, default=1) < 1:
             shown = "x".join("?" if size is None else str(size) for size in known)
             got = "x".join(map(str, wanted))
             raise InputError(f"input '{name}' is {shown}, it cannot be {got}")
-        if known and known[0] is not None:
+        if known and known[0] is not None and fixed.start == 1:
             self._batches[known[0]] = wanted[0]
         return wanted
 
-    def _dim(self, name: str, axis: int, size: int | None, rank: int) -> Dim:
-        if size == 0 or (axis == 1 and size is not None):
+    def _dim(self, name: str, axis: int, sizes: Sizes, stems: tuple[str | None, ...]) -> Dim:
+        size, rank = sizes[axis], len(sizes)
+        if stems:
+            stem = stems[axis] if axis < len(stems) else None
+            if stem is None and size is not None:
+                return size
+        elif axis == 1 and size is not None:
             return size
-        spatial = SPATIAL.get(rank) or tuple(f"D{number}" for number in range(2, rank))
-        return self._symbol(("N", "C", *spatial)[axis], size, name)
+        else:
+            spatial = SPATIAL.get(rank) or tuple(f"D{number}" for number in range(2, rank))
+            stem = ("N", "C", *spatial)[axis]
+        return 0 if size == 0 else self._symbol(stem or f"D{axis}", size, name)
 
     def _symbol(self, stem: str, size: int | None, name: str) -> Dim:
         """The size called `stem`; inputs share it while their own sizes agree."""
@@ -435,6 +447,14 @@ class NetBuilder:
             symbol += "_"
         sizes[symbol] = size
         return Symbolic.name(symbol)
+
+    def counted(self, start: int | None) -> str:
+        """A new name for a size that only a run tells; `start` is what Caffe begins with."""
+        self._counts += 1
+        name = f"K{self._counts}"
+        if start is not None:
+            self.graph.sizes[name] = start
+        return name
 
     def preprocess(self, name: str, preprocessing: Preprocessing, mean_file: str = "") -> None:
         """Note how pictures become the input `name`."""

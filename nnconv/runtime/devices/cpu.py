@@ -26,7 +26,7 @@ from nnconv.runtime.kernels.language import Kernel
 from nnconv.runtime.lowering.build import HostCall, KernelJob, Lowered, Stretch, lower
 from nnconv.runtime.lowering.layout import Buffer, Floats, Home, numpy_view
 from nnconv.runtime.lowering.pack import Store
-from nnconv.runtime.ops import has_kernel
+from nnconv.runtime.ops import is_kept
 from nnconv.runtime.random import two_words
 from nnconv.runtime.tune import Tuner
 from nnconv.schemas.errors import NnconvError
@@ -63,7 +63,7 @@ class CpuDevice:
     optimises = True
 
     def supports(self, node: Node) -> bool:
-        return has_kernel(node)
+        return is_kept(node)
 
     def lower(self, graph: Graph, settings: Settings) -> Program:
         target = jit.host()

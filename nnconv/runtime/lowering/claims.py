@@ -183,6 +183,8 @@ def claim_all(graph: Graph, scope: Scope) -> dict[Node, Claim]:
 
 
 def _claim(node: Node, scope: Scope) -> Claim | None:
+    if any(value is not None and extents(value) is None for value in node.inputs):
+        return None  # sizes that data decide
     rules = RULES if all(is_float(value) for value in node.outputs) else WHOLE
     claims = (claim for rule in rules.get(node.op, ()) if (claim := rule(node, scope)))
     found = next(claims, None)

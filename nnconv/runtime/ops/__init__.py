@@ -16,6 +16,7 @@ from nnconv.runtime.ops.registry import (
     cost_of,
     evaluate_node,
     has_kernel,
+    is_kept,
     kernel,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "cost_of",
     "evaluate_node",
     "has_kernel",
+    "is_kept",
     "kernel",
 ]

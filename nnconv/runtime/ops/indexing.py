@@ -11,6 +11,7 @@ import numpy as np
 from nnconv.runtime.ops.registry import kernel, no_macs
 from nnconv.runtime.ops.rules import emit, flat, gradient, reshaped, shape_of, zeros_like
 from nnconv.schemas.errors import InputError, UnsupportedError
+from nnconv.schemas.functions.layers import selected
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
@@ -113,6 +114,12 @@ def one_hot(indices: Array, depth: Array, values: Array, *, axis: int) -> Array:
 @kernel("NonZero", macs=no_macs)
 def non_zero(x: Array) -> Array:
     return np.stack(np.nonzero(np.atleast_1d(x))).astype(np.int64)
+
+
+@kernel("nnconv.Select", macs=no_macs)
+def select(x: Array, selector: Array, *, size: str) -> Array:
+    """The items of x whose selector is not 0 (filter_layer.cpp); `size` only names their number."""
+    return x[selector.reshape(-1) != 0]
 
 
 @kernel("Compress", macs=no_macs)
@@ -245,6 +252,12 @@ def d_gather_grad(node: Node, dy: Value) -> Value:
 def d_gather(node: Node, dy: Value) -> Value:
     x, indices = node.required(0), node.required(1)
     return emit("nnconv.GatherGrad", dy, indices, shape_of(x), axis=node.axis)
+
+
+@gradient("nnconv.Select")
+def d_select(node: Node, dy: Value) -> Value:
+    """The items that were picked get theirs, the others zeros."""
+    return emit("nnconv.GatherGrad", dy, selected(node), shape_of(node.required(0)), axis=0)
 
 
 @gradient("GatherElements")

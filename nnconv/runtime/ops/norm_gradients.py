@@ -29,6 +29,7 @@ from nnconv.runtime.ops.rules import (
     where,
 )
 from nnconv.schemas.errors import UnsupportedError
+from nnconv.schemas.functions.layers import centred_and_deviation, mvn_axes
 from nnconv.schemas.types import DType
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ def d_caffe_batch_norm(node: Node, dy: Value | None, *states: Value | None) -> V
         return None
     settings = {"epsilon": node.epsilon, "use_global_stats": node.use_global_stats}
     return emit("nnconv.BatchNormGrad", *node.inputs[:4], dy, **settings)
+
+
+@gradient("nnconv.MVN")
+def d_mvn(node: Node, dy: Value) -> Value:
+    """dx = (dy - mean(dy) - y mean(dy y)) / (deviation + eps), or dy - mean(dy) where the variance
+    stays. As in mvn_layer.cpp the last factor leaves out (deviation + eps) / deviation, so that a
+    constant plane gets zeros and not 0/0."""
+    axes = integers(dy, mvn_axes(node))
+    spread_out = dy - emit("ReduceMean", dy, axes)
+    centred, deviation = centred_and_deviation(node)
+    if deviation is None:
+        return spread_out
+    y = centred / deviation
+    return (spread_out - y * emit("ReduceMean", dy * y, axes)) / deviation
 
 
 @gradient("BatchNormalization")

@@ -295,6 +295,11 @@ def d_caffe_pool(node: Node, dy: Value) -> Value:
     return emit("nnconv.PoolGrad", node.required(0), dy, **node.arguments())
 
 
+@gradient("nnconv.PyramidPool")
+def d_pyramid_pool(node: Node, dy: Value) -> Value:
+    return emit("nnconv.PyramidPoolGrad", node.required(0), dy, **node.arguments())
+
+
 @gradient("GlobalAveragePool")
 def d_global_average_pool(node: Node, dy: Value) -> Value:
     x = node.required(0)

@@ -43,12 +43,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The meaning of an operator: its function, the keywords that takes, and its multiply-adds."""
+    """The meaning of an operator: its function, the keywords that takes, and its multiply-adds.
+
+    `stepwise` functions call numpy once a step of a sequence: where kernels are compiled, the
+    operator's body is better."""
 
     op: str
     function: Callable[..., Any]
     macs: Callable[[Node], int]
     keywords: frozenset[str]
+    stepwise: bool = False
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -80,7 +84,10 @@ def no_macs(node: Node) -> int:
 
 
 def kernel(
-    *ops: str, macs: Callable[[Node], int] = each_output, **gathered: type[Any]
+    *ops: str,
+    macs: Callable[[Node], int] = each_output,
+    stepwise: bool = False,
+    **gathered: type[Any],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the meaning of one or more operators; `macs` counts its
     multiply-adds.
@@ -91,7 +98,7 @@ def kernel(
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for op in ops:
-            add_kernel(op, function, macs, **gathered)
+            add_kernel(op, function, macs, stepwise, **gathered)
         return function
 
     return register
@@ -101,6 +108,7 @@ def add_kernel(
     op: str,
     function: Callable[..., Any],
     macs: Callable[[Node], int] = each_output,
+    stepwise: bool = False,
     **gathered: type[Any],
 ) -> None:
     """Register one line of a table of operators."""
@@ -108,7 +116,7 @@ def add_kernel(
     for record in gathered.values():
         keywords |= set(record._fields)
     run = _gathering(function, gathered) if gathered else function
-    KERNELS[op] = Kernel(op, run, macs, keywords)
+    KERNELS[op] = Kernel(op, run, macs, keywords, stepwise)
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:
@@ -136,6 +144,11 @@ def has_kernel(node: Node) -> bool:
     """Whether a reference kernel computes this very node, with all attributes that it sets."""
     found = KERNELS.get(node.op)
     return found is not None and not _unknown_attributes(node, found)
+
+
+def is_kept(node: Node) -> bool:
+    """Whether a device that compiles kernels keeps the node as it is, rather than its body."""
+    return has_kernel(node) and not KERNELS[node.op].stepwise
 
 
 def cost_of(node: Node) -> Cost:

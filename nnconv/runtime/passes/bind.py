@@ -18,7 +18,7 @@ from nnconv.schemas.types import DType
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from nnconv.schemas.graph import Graph, Node, Value
+    from nnconv.schemas.graph import Graph, Node, State, Value
     from nnconv.schemas.types import Array
 
 # A shape computed inside the graph has as many elements as axes; anything this small is folded on
@@ -113,6 +113,8 @@ def bind_shapes(graph: Graph, binding: Binding) -> int:
             value.shape = binding.shapes[value.name]
         elif value.shape is not None and set().union(*map(names, value.shape)) <= sizes.keys():
             value.shape = evaluate_shape(value.shape, sizes)
+    for state in graph.state:
+        _resize(state, sizes)
     is_constant = constants(graph, binding)
     changed = 0
     for node in graph.nodes:
@@ -122,6 +124,24 @@ def bind_shapes(graph: Graph, binding: Binding) -> int:
             raise _with_sizes(error, graph, binding) from None
         changed += _fold_shape(graph, node, is_constant)
     return changed
+
+
+def _resize(state: State, sizes: Mapping[str, int]) -> None:
+    """Let a state whose size follows the inputs' start at the size of this run: one number
+    everywhere stays that. Raises InputError for a start of several numbers."""
+    before, after = state.read.shape, state.write.shape
+    if before is None or after is None or not set().union(*map(names, after)) <= sizes.keys():
+        return
+    wanted = evaluate_shape(after, sizes)
+    if wanted == before:
+        return
+    start = np.asarray(state.read.data)
+    if not start.size or (start != start.flat[0]).any():
+        raise InputError(
+            f"state '{state.name}' starts with numbers for {_text(start.shape)}, "
+            f"this run would need {_text(wanted)}"
+        )
+    state.read.data, state.read.shape = np.broadcast_to(start.flat[0], wanted), wanted
 
 
 def solve_sizes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from nnconv.schemas.functions.layers import (
     in_type_of,
     labels_of,
     normalizer,
+    pyramid_windows,
     scale_of_sums,
     viewed,
     whole_number_differs,
@@ -250,6 +251,18 @@ def caffe_pool_grad(node: Node, mode: str) -> Sequence[Value] | None:
     values = max_pool_grad(dx.producer, mode)
     graph.remove(dx.producer)
     return values
+
+
+@function("nnconv.PyramidPoolGrad")
+def pyramid_pool_grad(node: Node, mode: str) -> Sequence[Value] | None:
+    """That of the pooling which the level is."""
+    x, dy = node.required(0), node.required(1)
+    if (windows := pyramid_windows(node, x)) is None:
+        return None
+    if node.mode == "MAX":
+        return [node.graph.emit("nnconv.MaxPoolGrad", x, dy, **windows)]
+    sizes = node.graph.constant(_numbers(x.known_shape), DType.INT64)
+    return [node.graph.emit("nnconv.AveragePoolGrad", dy, sizes, count_include_pad=1, **windows)]
 
 
 def _cells(where: _Window, axis: int, pads: Sequence[int]) -> list[int]:

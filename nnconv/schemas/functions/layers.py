@@ -92,6 +92,53 @@ def _outside(node: Node, sizes: Shape, positions: Shape) -> list[int] | None:
     return reach
 
 
+@function("nnconv.PyramidPool")
+def pyramid_pool(node: Node, mode: str) -> Sequence[Value] | None:
+    """Pooling whose windows are as large as it takes to have bins x bins of them."""
+    x = node.required(0)
+    if (windows := pyramid_windows(node, x)) is None:
+        return None
+    op, extra = _POOLS[node.mode]
+    return [node.graph.emit(op, x, **windows, **extra)]
+
+
+def pyramid_windows(node: Node, x: Value) -> dict[str, Any] | None:
+    """The attributes of the pooling that a level of a pyramid is; None while sizes are open."""
+    if not are_bound(x):
+        return None
+    sides = [pyramid_side(_number(extent), node.bins) for extent in x.known_shape[2:]]
+    kernel, pad = zip(*sides, strict=True)
+    return {"kernel_shape": kernel, "strides": kernel, "pads": pad * 2, "ceil_mode": 1}
+
+
+def pyramid_side(extent: int, bins: int) -> tuple[int, int]:
+    """Kernel and pad along an axis (spp_layer.cpp, GetPoolingParam). Raises InputError where the
+    pad would be as large as the kernel, which Caffe refuses."""
+    kernel = -(-extent // bins)
+    pad = (kernel * bins - extent + 1) // 2
+    if pad >= kernel:
+        raise InputError(f"{extent} cells cannot be cut into {bins} bins: some would be empty")
+    return kernel, pad
+
+
+# --- picking --------------------------------------------------------------------------------------
+
+
+@function("nnconv.Select")
+def select(node: Node, mode: str) -> Sequence[Value] | None:
+    """Gather at the places of what is not 0."""
+    return [node.graph.emit("Gather", node.required(0), selected(node), axis=0)]
+
+
+def selected(node: Node) -> Value:
+    """The numbers of the items that a Select picks."""
+    graph = node.graph
+    marks = graph.emit("Reshape", node.required(1), graph.constant([-1], DType.INT64))
+    places = graph.emit("NonZero", marks)
+    found: Value = graph.emit("Reshape", places, graph.constant([-1], DType.INT64))
+    return found
+
+
 # --- behaviour by mode ----------------------------------------------------------------------------
 
 
@@ -165,6 +212,29 @@ def _by_batch_statistics(node: Node) -> Sequence[Value] | None:
         factor * fraction + 1,
     )
     return [y, *moved]
+
+
+@function("nnconv.MVN")
+def mvn(node: Node, mode: str) -> Sequence[Value] | None:
+    """(x - mean) / (deviation + eps) over planes, or over all channels; without the division where
+    the variance is to stay."""
+    centred, deviation = centred_and_deviation(node)
+    return [centred if deviation is None else centred / deviation]
+
+
+def centred_and_deviation(node: Node) -> tuple[Value, Value | None]:
+    """x - mean and sqrt(variance) + eps of an MVN, None where that divides nothing."""
+    graph, x = node.graph, node.required(0)
+    axes = graph.constant(mvn_axes(node), DType.INT64)
+    centred: Value = x - graph.emit("ReduceMean", x, axes)
+    if not node.normalize_variance:
+        return centred, None
+    variance = graph.emit("ReduceMean", centred * centred, axes)
+    return centred, graph.emit("Sqrt", variance) + node.eps
+
+
+def mvn_axes(node: Node) -> list[int]:
+    return [1, 2, 3] if node.across_channels else [2, 3]
 
 
 # --- losses ---------------------------------------------------------------------------------------

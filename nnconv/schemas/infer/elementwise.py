@@ -59,6 +59,7 @@ UNARY = [
     "Tanh",
     "ThresholdedRelu",
     "nnconv.Dropout",
+    "nnconv.MVN",
     "nnconv.StopGradient",
     "CumSum",
     "CumProd",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from nnconv.schemas.graph import Node, Value
 
 _LIKE_FIRST = (
-    "MaxPoolGrad", "GlobalMaxPoolGrad", "PoolGrad", "LRNGrad", "BatchNormGrad", "DropoutGrad",
+    "MaxPoolGrad", "GlobalMaxPoolGrad", "PoolGrad", "PyramidPoolGrad", "LRNGrad", "BatchNormGrad",
+    "DropoutGrad",
     "SoftmaxWithLossGrad", "SigmoidCrossEntropyLossGrad", "Hook",
 )  # fmt: skip
 _STATED = {"SumTo": 1, "ConvGradData": 2, "ConvGradWeights": 2, "AveragePoolGrad": 1,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnconv.schemas.dims import Content, Dim, ceil_div, maximum, minimum
+from nnconv.schemas.dims import Content, Dim, Symbolic, ceil_div, maximum, minimum, size
 from nnconv.schemas.errors import InputError
 from nnconv.schemas.infer.registry import Result, Unknown, infers, knows
 from nnconv.schemas.infer.support import (
+    agree,
     axes,
     axis,
     content,
@@ -134,6 +135,15 @@ def one_hot(node: Node) -> Result:
     (depth,) = sizes(node.required(1))
     place = axis(node.axis, len(indices) + 1)
     return [(node.required(2).dtype, (*indices[:place], depth, *indices[place:]))]
+
+
+@infers("nnconv.Select")
+def select(node: Node) -> Result:
+    """As many items as data decide, one selector for each that there is."""
+    x, selector = node.required(0), shape(node.required(1))
+    dims = need_rank(x, 1)
+    agree(size(selector), dims[0], "selectors and items differ in number")
+    return [(x.dtype, (Symbolic.name(node.size), *dims[1:]))]
 
 
 @infers("NonZero")

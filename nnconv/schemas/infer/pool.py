@@ -45,6 +45,14 @@ def caffe_pool(node: Node) -> Result:
     return [(x.dtype, (*data[:2], *positions(node, found, method)))]
 
 
+@infers("nnconv.PyramidPool")
+def pyramid_pool(node: Node) -> Result:
+    """[N, C, H, W] gives [N, C, bins, bins]."""
+    x = node.required(0)
+    data = need_rank(x, 4, 4)
+    return [(x.dtype, (*data[:2], node.bins, node.bins))]
+
+
 def _kernel(node: Node) -> tuple[Dim, ...]:
     if not (kernel := node.kernel_shape):
         raise InputError("kernel_shape is missing")

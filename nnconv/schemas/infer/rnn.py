@@ -1,4 +1,4 @@
-"""Shapes of recurrent layers: RNN, GRU and LSTM."""
+"""Shapes of recurrent layers: RNN, GRU and LSTM, and Caffe's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nnconv.schemas.dims import Dim
 from nnconv.schemas.infer.registry import Result, infers
-from nnconv.schemas.infer.support import need_rank
+from nnconv.schemas.infer.support import agree, need_rank
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Node
@@ -25,3 +25,24 @@ def recurrent(node: Node) -> Result:
     else:
         every, last = (time, directions, batch, hidden), (directions, batch, hidden)
     return [(x.dtype, every), (x.dtype, last), (x.dtype, last)]
+
+
+@infers("nnconv.LSTM", "nnconv.RNN")
+def caffe_recurrent(node: Node) -> Result:
+    """A state for each step: [T, N, H], of X [T, N, G H] and R [G H, H]."""
+    x = node.required(0)
+    time, batch, gates = need_rank(x, 3, 3)
+    marks = need_rank(node.required(1), 2, 2)
+    wide, hidden = need_rank(node.required(2), 2, 2)
+    agree(gates, wide, "gates and recurrent weights differ")
+    agree(hidden * (4 if node.op == "nnconv.LSTM" else 1), wide, "recurrent weights")
+    for place, own in enumerate((time, batch)):
+        agree(marks[place], own, "continuation marks and sequences differ")
+    for start in map(node.required, range(3, len(node.inputs))):
+        agree(need_rank(start, 3, 3)[1], batch, "a state and the sequences differ")
+    return [(x.dtype, (time, batch, hidden))] * 2
+
+
+@infers("nnconv.LSTMGrad", "nnconv.RNNGrad")
+def caffe_recurrent_gradient(node: Node) -> Result:
+    return [(value.dtype, value.shape) for value in map(node.required, (0, 2))]

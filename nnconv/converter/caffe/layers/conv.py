@@ -1,8 +1,9 @@
-"""Convolution and Deconvolution over any number of spatial axes, with Caffe's two ways of giving
-sizes."""
+"""Convolution, Deconvolution and Im2col over any number of spatial axes, with Caffe's two ways of
+giving sizes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -180,16 +181,21 @@ def _around(
 
 
 def _convolve(layer: Layer, x: Value, w: Value, b: Value | None, windows: Windows) -> Value:
-    # Caffe's division truncates, so a kernel that exceeds the padded input by less than the stride
-    # still gives one output; ONNX says so only with more padding behind, chosen for the source's
-    # own size.
+    after = _pad_after(layer.shape(x)[2:], windows)
+    return layer.emit("Conv", x, w, b, **_attributes(layer, windows), pads=(*windows.pad, *after))
+
+
+def _pad_after(sizes: Sizes, windows: Windows) -> list[int]:
+    """The padding behind each axis. Caffe's division truncates, so a kernel that exceeds the padded
+    input by less than the stride still gives one output; ONNX says so only with more padding
+    behind, chosen for the source's own size."""
     after = []
     for size, extent, stride, pad in zip(
-        layer.shape(x)[2:], windows.extent, windows.stride, windows.pad, strict=True
+        sizes, windows.extent, windows.stride, windows.pad, strict=True
     ):
         lack = 0 if size is None else extent - size - 2 * pad
         after.append(pad + (lack if 0 < lack < stride else 0))
-    return layer.emit("Conv", x, w, b, **_attributes(layer, windows), pads=(*windows.pad, *after))
+    return after
 
 
 def _deconvolve(layer: Layer, x: Value, w: Value, b: Value | None, windows: Windows) -> Value:
@@ -204,6 +210,37 @@ def _attributes(layer: Layer, windows: Windows) -> dict[str, Any]:
         "dilations": windows.dilation,
         "group": group,
     }
+
+
+MOST_TAPS = 4096
+FAR = 2**31 - 1  # an end behind every size
+
+
+@reads("Im2col")
+def read_im2col(layer: Layer, x: Value) -> Value:
+    """Every kernel position as channels of their own, C k... of them: strided slices of the padded
+    data, joined behind their channel."""
+    p = layer.convolution_param
+    axis, sizes = layer.axis(x, p.axis), layer.shape(x)
+    if axis + 1 == len(sizes):
+        raise layer.error("axis", f"no axes to move over behind axis {axis} of '{x.name}'")
+    windows = _windows(layer, p, len(sizes) - axis - 1)
+    if product(windows.kernel) > MOST_TAPS:  # type: ignore[operator]
+        raise layer.unsupported("kernel_size", f"Im2col with more than {MOST_TAPS} taps")
+    _check_output(layer, sizes[axis + 1 :], windows, transposed=False, bias=False)
+    axes, after = layer.ints(range(axis + 1, len(sizes))), _pad_after(sizes[axis + 1 :], windows)
+    if any(windows.pad) or any(after):
+        x = layer.emit("Pad", x, layer.ints([*windows.pad, *after]), layer.number(0.0), axes)
+    steps = layer.ints(windows.stride)
+    taps = []
+    for place in itertools.product(*map(range, windows.kernel)):
+        starts = [d * k for d, k in zip(windows.dilation, place, strict=True)]
+        behind = [e - 1 - start for e, start in zip(windows.extent, starts, strict=True)]
+        ends = layer.ints([-rest if rest else FAR for rest in behind])
+        tap = layer.emit("Slice", x, layer.ints(starts), ends, axes, steps)
+        taps.append(layer.unsqueeze(tap, [axis + 1]))
+    joined = layer.emit("Concat", *taps, axis=axis + 1)
+    return layer.emit("nnconv.Flatten", joined, axis=axis, end_axis=axis + 1)
 
 
 def _show(numbers: tuple[int, ...]) -> str:

@@ -6,8 +6,7 @@ A type that is neither here nor among the rules is most likely a slip of the pen
 from __future__ import annotations
 
 _FORKS = {
-    "BVLC Caffe": "BatchReindex ContrastiveLoss Embed Filter HDF5Output HingeLoss Im2col "
-    "InfogainLoss LSTM LSTMUnit MVN MultinomialLogisticLoss Python RNN SPP",
+    "BVLC Caffe": "HDF5Output Python",
     "SSD": "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss Normalize PriorBox "
     "SmoothL1Loss VideoData",
     "Faster R-CNN": "Proposal ROIAlign ROIPooling",

@@ -28,9 +28,9 @@ def read_softmax_with_loss(layer: Layer, x: Value, label: Value) -> Value:
             "the second top of SoftmaxWithLoss can never be set up in Caffe",
             hint="use a Softmax layer beside it for the probabilities",
         )
-    _same_batch(layer, x, label)
+    same_batch(layer, x, label)
     axis = layer.axis(x, layer.softmax_param.axis)
-    _check_labels(layer, x, label, axis)
+    check_labels(layer, x, label, axis)
     return layer.emit(
         "nnconv.SoftmaxWithLoss", x, label, axis=axis, **_normalization(layer, "VALID")
     )
@@ -42,7 +42,7 @@ def read_sigmoid_cross_entropy(layer: Layer, x: Value, target: Value) -> Value:
         raise layer.unsupported(
             "top", "the second top of SigmoidCrossEntropyLoss", hint="use a Sigmoid layer beside it"
         )
-    _same_batch(layer, x, target)
+    same_batch(layer, x, target)
     _same_count(layer, x, target, 0)
     return layer.emit(
         "nnconv.SigmoidCrossEntropyLoss", x, target, **_normalization(layer, "BATCH_SIZE")
@@ -51,7 +51,7 @@ def read_sigmoid_cross_entropy(layer: Layer, x: Value, target: Value) -> Value:
 
 @reads("EuclideanLoss", bottoms=2, loss=True)
 def read_euclidean(layer: Layer, a: Value, b: Value) -> Value:
-    _same_batch(layer, a, b)
+    same_batch(layer, a, b)
     _same_count(layer, a, b, 1)
     layer.legacy_axes(a)
     return layer.emit("nnconv.EuclideanLoss", a, b)
@@ -61,7 +61,7 @@ def read_euclidean(layer: Layer, a: Value, b: Value) -> Value:
 def read_accuracy(layer: Layer, x: Value, label: Value) -> Any:
     p = layer.accuracy_param
     axis = layer.axis(x, p.axis)
-    _check_labels(layer, x, label, axis)
+    check_labels(layer, x, label, axis)
     count, labels = product(layer.shape(x)), product(layer.shape(label))
     if count is not None and labels and p.top_k > count // labels:
         raise layer.error("top_k", f"top_k {p.top_k} exceeds the {count // labels} classes")
@@ -89,7 +89,7 @@ def _normalization(layer: Layer, default: str) -> dict[str, Any]:
     return {"normalization": default, "ignore_label": ignore}
 
 
-def _same_batch(layer: Layer, x: Value, label: Value) -> None:
+def same_batch(layer: Layer, x: Value, label: Value) -> None:
     a, b = layer.shape(x), layer.shape(label)
     if not a or not b:
         raise layer.error("bottom", "a loss needs bottoms with a batch axis")
@@ -107,7 +107,7 @@ def _same_count(layer: Layer, a: Value, b: Value, axis: int) -> None:
         )
 
 
-def _check_labels(layer: Layer, x: Value, label: Value, axis: int) -> None:
+def check_labels(layer: Layer, x: Value, label: Value, axis: int) -> None:
     sizes = layer.shape(x)
     wanted, got = product(sizes[:axis] + sizes[axis + 1 :]), product(layer.shape(label))
     if wanted is not None and got is not None and wanted != got:

@@ -1,4 +1,4 @@
-"""Normalisations: LRN over channels or within one, and BatchNorm with its running sums."""
+"""Normalisations: LRN over channels or within one, BatchNorm with its running sums, and MVN."""
 
 from __future__ import annotations
 
@@ -93,3 +93,28 @@ def write_batch_norm(node: Node) -> Written:
         param=[{"lr_mult": 0.0}] * 3,
         batch_norm_param=param,
     )
+
+
+@reads("MVN")
+def read_mvn(layer: Layer, x: Value) -> Value:
+    """The top has four axes whatever the bottom has (mvn_layer.cpp, Reshape)."""
+    p, rank = layer.mvn_param, len(layer.shape(x))
+    if rank > 4:
+        raise layer.error("bottom", f"MVN takes at most 4 axes, '{x.name}' is {layer.show(x)}")
+    return layer.emit(
+        "nnconv.MVN",
+        layer.unsqueeze(x, range(rank, 4)),
+        normalize_variance=int(p.normalize_variance),
+        across_channels=int(p.across_channels),
+        eps=p.eps,
+    )
+
+
+@writes("nnconv.MVN")
+def write_mvn(node: Node) -> Written:
+    param = {
+        "normalize_variance": bool(node.normalize_variance),
+        "across_channels": bool(node.across_channels),
+        "eps": node.eps,
+    }
+    return message(node, "MVN", mvn_param=param)

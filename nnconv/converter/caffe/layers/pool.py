@@ -8,6 +8,8 @@ from typing import Any
 from nnconv.converter.caffe.layers.layer import Layer
 from nnconv.converter.caffe.layers.registry import reads, writes
 from nnconv.converter.caffe.layers.writing import Written, message
+from nnconv.schemas.errors import InputError
+from nnconv.schemas.functions.layers import pyramid_side
 from nnconv.schemas.graph import Node, Value
 from nnconv.schemas.types import DType
 
@@ -148,6 +150,39 @@ def _windows(layer: Layer, x: Value, window: Window) -> Any:
     plane = layer.emit("ReduceProd", layer.emit("Shape", x, start=2), keepdims=0)
     within = layer.emit("Mod", indices, plane)
     return y, layer.emit("Cast", within, to=int(DType.FLOAT32))
+
+
+MOST_LEVELS = 16
+
+
+@reads("SPP")
+def read_spp(layer: Layer, x: Value) -> Value:
+    """Pooling into 1, 2 x 2, 4 x 4 ... bins, side by side as one vector an image; of a single
+    level the plane itself."""
+    p = layer.spp_param
+    if not 1 <= p.pyramid_height <= MOST_LEVELS:
+        raise layer.error(
+            "pyramid_height",
+            f"pyramid_height must be 1 to {MOST_LEVELS}, got {p.pyramid_height}",
+        )
+    if p.pool not in OPERATORS:
+        raise layer.unsupported("pool", f"{p.pool} pooling in a pyramid")
+    layer.need_rank(x, 4)
+    levels = []
+    for level in range(p.pyramid_height):
+        _check_bins(layer, x, 2**level)
+        levels.append(layer.emit("nnconv.PyramidPool", x, mode=p.pool, bins=2**level))
+    if len(levels) == 1:
+        return levels[0]
+    return layer.emit("Concat", *(layer.emit("Flatten", part) for part in levels), axis=1)
+
+
+def _check_bins(layer: Layer, x: Value, bins: int) -> None:
+    for extent in layer.shape(x)[2:]:
+        try:
+            pyramid_side(extent or bins, bins)
+        except InputError as error:
+            raise layer.error("pyramid_height", error.problems[0].message) from None
 
 
 @writes("GlobalMaxPool", "GlobalAveragePool")

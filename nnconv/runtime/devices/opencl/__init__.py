@@ -18,7 +18,7 @@ from nnconv.runtime.devices.opencl.tune import OpenCLTuner
 from nnconv.runtime.devices.opencl.walk import WalkProgram
 from nnconv.runtime.lowering.build import lower
 from nnconv.runtime.lowering.pack import Store
-from nnconv.runtime.ops import has_kernel
+from nnconv.runtime.ops import is_kept
 from nnconv.schemas.errors import NnconvError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class OpenCLDevice:
         self.place = place
 
     def supports(self, node: Node) -> bool:
-        return has_kernel(node)
+        return is_kept(node)
 
     def lower(self, graph: Graph, settings: Settings) -> Program:
         """The plan's program; with smaller groups where the device cannot run those of its kind."""
