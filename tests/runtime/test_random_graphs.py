@@ -32,6 +32,8 @@ def agree(model: Model, feeds: Arrays) -> None:
         compile_model(model, device="cpu", threads=n, winograd=0).run(feeds) for n in (1, 2)
     )
     for name, want in wanted.items():
+        if not np.isfinite(single[name]).all():  # numbers grew too large for single precision
+            continue
         assert one[name].shape == want.shape, name
         scale = max(float(np.abs(want).max(initial=0)), 1e-3)
         inevitable = float(np.abs(single[name] - want).max(initial=0))
@@ -40,13 +42,13 @@ def agree(model: Model, feeds: Arrays) -> None:
         assert one[name].tobytes() == two[name].tobytes(), name
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(seed=seeds)
 def test_a_random_graph_gives_what_the_reference_gives(seed: int) -> None:
     agree(*random_graph(seed))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(seed=seeds)
 def test_gradients_of_a_random_graph_are_those_of_the_reference(seed: int) -> None:
     model, feeds = random_graph(seed, layers=5)
