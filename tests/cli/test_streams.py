@@ -71,7 +71,7 @@ def test_names_that_are_no_text_are_refused_only_where_a_file_has_to_hold_them(
 ) -> None:
     def run(*words: bytes) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-        line = [sys.executable, "-m", "nnconv", *words]
+        line = [os.fsencode(sys.executable), b"-m", b"nnconv", *words]
         return subprocess.run(line, env=environment, capture_output=True, check=False)
 
     done = run(b"convert", b"zoo:lenet", b"a\xff.nnir")

@@ -126,11 +126,11 @@ def test_maxima_of_blocks_treat_what_is_no_number_as_the_reference_does(
     graph = Graph("blocks")
     x = graph.add_input("x0", DType.FLOAT32, (1, 3, 6, 5))
     made = graph.emit("LRN", x, size=3)
-    windows: dict[str, Any] = (
-        {"kernel_shape": (3, 2), "pads": (1, 1, 1, 1)} if op == "MaxPool" else {}
+    settings: dict[str, Any] = {"MaxPool": {"kernel_shape": (3, 2), "pads": (1, 1, 1, 1)}}.get(
+        op, {}
     )
     others = {"ReduceMax": [graph.constant([2, 3], DType.INT64)], "Max": [-x], "Min": [-x]}
-    graph.outputs = [graph.emit(op, made, *others.get(op, []), **windows)]
+    graph.outputs = [graph.emit(op, made, *others.get(op, []), **settings)]
     feeds = numbers((1, 3, 6, 5))
     feeds["x0"][0, 1, 2, 3] = bad
     model = Model(graph=graph)

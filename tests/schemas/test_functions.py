@@ -146,7 +146,7 @@ def test_sigmoid_cross_entropy_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("ignored", [{}, {"ignore_label": 1}])
-def test_targets_of_a_sigmoid_cross_entropy_loss_may_be_integers(ignored: dict[str, int]) -> None:
+def test_targets_of_a_sigmoid_cross_entropy_loss_may_be_integers(ignored: dict[str, Any]) -> None:
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     target = np.arange(12).reshape(4, 3) % 2
     found = []
