@@ -147,7 +147,7 @@ def pyramid_pool(node: Node, mode: str) -> Sequence[Value] | None:
     if (windows := pyramid_windows(node, x)) is None:
         return None
     op, extra = _POOLS[node.mode]
-    return [node.graph.emit(op, x, **windows, **extra)]
+    return [node.graph.emit(op, x, **(windows | extra))]
 
 
 def pyramid_windows(node: Node, x: Value) -> dict[str, Any] | None:

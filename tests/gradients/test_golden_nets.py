@@ -16,13 +16,14 @@ from tests.golden.harness import (
     Array,
     Case,
     covered,
+    parameter,
     recipe_inputs,
     recipe_parameters,
     relative_l2,
     sampled,
     set_parameters,
 )
-from tests.gradients.golden import first_version, parameter
+from tests.gradients.golden import first_version
 from tests.gradients.ties import Tie, near_ties, settle
 
 NEAR_TIE = "googlenet_loss"
