@@ -28,9 +28,10 @@ FORK_LAYERS = {"ConvolutionDepthwise", "DepthwiseConvolution", "Permute", "ReLU6
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_blobs_and_parameters_have_the_recorded_shapes(case: Case) -> None:
     model, arrays = case.model(), case.arrays()
+    sizes = model.graph.sizes | picked(model, part(arrays, "in"))
     for name, array in part(arrays, "out").items():
         value = model.graph.values[name]
-        assert evaluate_shape(value.known_shape, model.graph.sizes) == array.shape
+        assert evaluate_shape(value.known_shape, sizes) == array.shape
         assert value.dtype is DType.FLOAT32
     set_parameters(model, part(arrays, "param"))
 
@@ -42,9 +43,18 @@ def test_one_import_serves_all_recorded_sizes(case: Case) -> None:
     model, arrays = case.model(), case.arrays()
     for step in range(case.steps):
         inputs = {key: array.shape for key, array in part(arrays, "in", step).items()}
-        sizes = bound(model, inputs)
+        sizes = bound(model, inputs) | picked(model, part(arrays, "in", step))
         for name, array in part(arrays, "out", step).items():
             assert evaluate_shape(model.graph.values[name].known_shape, sizes) == array.shape
+
+
+def picked(model: Any, inputs: dict[str, Any]) -> dict[str, int]:
+    """The sizes that a Filter makes of its selector."""
+    return {
+        node.size: int(np.count_nonzero(inputs[node.required(1).name]))
+        for node in model.graph.nodes
+        if node.op == "nnconv.Select"
+    }
 
 
 def bound(model: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:

@@ -45,6 +45,8 @@ REDUCTIONS = [
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 ]  # fmt: skip
 
+MARKS = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+
 CASES: list[Case] = [
     *(case(op, X) for op in ANYWHERE),
     *(case(op, X, smooth=op not in ("Abs", "Relu")) for op in PIECEWISE),
@@ -159,6 +161,11 @@ CASES: list[Case] = [
     case("nnconv.GlobalMaxPoolGrad", PLANES, (2, 4, 1, 1)),
     case("nnconv.AveragePoolGrad", (1, 2, 3), ints(1, 2, 5), kernel_shape=(3,)),
     case("LpPool", PLANES, kernel_shape=(2, 2), p=3, low=0.2),
+    *(
+        case("nnconv.PyramidPool", (2, 3, 5, 7), mode=mode, bins=bins)
+        for mode in ("MAX", "AVE")
+        for bins in (1, 2)
+    ),
     case("GlobalAveragePool", PLANES),
     case("GlobalMaxPool", PLANES),
     *(
@@ -194,6 +201,14 @@ CASES: list[Case] = [
     case("MeanVarianceNormalization", (2, 3, 4, 2)),
     case("LpNormalization", X, p=2, low=0.5),
     case("LpNormalization", X, p=1, low=0.5),
+    # recurrences, over one step and several; marks and first states have no gradient
+    *(
+        case(f"nnconv.{op}", (steps, 2, gates * 3), MARKS[:steps], (gates * 3, 3),
+             *[np.full((1, 2, 3), 0.5)] * states, outputs=states, of=of, fixed=(1, 3, 4))
+        for op, gates, states, of in (("LSTM", 4, 2, 0), ("LSTM", 4, 2, 1), ("RNN", 1, 1, 0))
+        for steps in (1, 3)
+    ),
+    case("nnconv.Select", (4, 3), np.array([0.0, 2.0, 0.0, -1.0]), size="K", fixed=(1,)),
     # losses
     case("nnconv.EuclideanLoss", (3, 4), (3, 2, 2)),
     *(

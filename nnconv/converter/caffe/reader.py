@@ -2,7 +2,7 @@
 belongs to it.
 
 Nothing that a net names (data bases, mean files) is opened by itself: files are those that the
-caller gives.
+caller gives. The one exception is the matrix of an InfogainLoss, in the net's own folder.
 """
 
 from __future__ import annotations

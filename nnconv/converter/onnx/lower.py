@@ -63,12 +63,13 @@ def _is_statistics(value: Value) -> bool:
 
 
 def _expand(graph: Graph) -> Node | None:
-    """Replace own operators by their bodies; the first that has none at these sizes."""
-    stuck = None
-    for node in graph.nodes:
-        if node.op.startswith(_OWN) and not functions.expand(node, "test"):
-            stuck = stuck or node
-    return stuck
+    """Replace own operators by their bodies, and those in bodies by theirs; the first that has
+    none at these sizes."""
+    while True:
+        own = [node for node in graph.nodes if node.op.startswith(_OWN)]
+        stuck = [node for node in own if not functions.expand(node, "test")]
+        if len(stuck) == len(own):
+            return stuck[0] if stuck else None
 
 
 def _fix_sizes(graph: Graph, stuck: Node, report: Report) -> None:

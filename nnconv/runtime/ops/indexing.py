@@ -119,7 +119,7 @@ def non_zero(x: Array) -> Array:
 @kernel("nnconv.Select", macs=no_macs)
 def select(x: Array, selector: Array, *, size: str) -> Array:
     """The items of x whose selector is not 0 (filter_layer.cpp); `size` only names their number."""
-    return x[selector.reshape(-1) != 0]
+    return np.asarray(x[selector.reshape(-1) != 0])
 
 
 @kernel("Compress", macs=no_macs)

@@ -99,16 +99,19 @@ def pyramid_pool(node: Node, mode: str) -> Sequence[Value] | None:
     if (windows := pyramid_windows(node, x)) is None:
         return None
     op, extra = _POOLS[node.mode]
-    return [node.graph.emit(op, x, **windows, **extra)]
+    return [node.graph.emit(op, x, **(windows | extra))]
 
 
 def pyramid_windows(node: Node, x: Value) -> dict[str, Any] | None:
     """The attributes of the pooling that a level of a pyramid is; None while sizes are open."""
     if not are_bound(x):
         return None
-    sides = [pyramid_side(_number(extent), node.bins) for extent in x.known_shape[2:]]
-    kernel, pad = zip(*sides, strict=True)
-    return {"kernel_shape": kernel, "strides": kernel, "pads": pad * 2, "ceil_mode": 1}
+    extents = [_number(extent) for extent in x.known_shape[2:]]
+    kernel, before = zip(*(pyramid_side(extent, node.bins) for extent in extents), strict=True)
+    # Caffe pads as much behind and drops the window too many; this is what the others see
+    after = (side * node.bins - extent - pad
+             for side, extent, pad in zip(kernel, extents, before, strict=True))  # fmt: skip
+    return {"kernel_shape": kernel, "strides": kernel, "pads": (*before, *after)}
 
 
 def pyramid_side(extent: int, bins: int) -> tuple[int, int]:
@@ -136,6 +139,8 @@ def selected(node: Node) -> Value:
     marks = graph.emit("Reshape", node.required(1), graph.constant([-1], DType.INT64))
     places = graph.emit("NonZero", marks)
     found: Value = graph.emit("Reshape", places, graph.constant([-1], DType.INT64))
+    if node.output.shape is not None:
+        found.shape = node.output.shape[:1]  # in which the number of items has its name
     return found
 
 

@@ -127,7 +127,7 @@ def lstm_grad(node: Node, mode: str) -> Sequence[Value] | None:
     # what a gradient of h gives to c and o, and one of c to the gates
     slopes = [o * (1 - bent * bent), bent * o * (1 - o), g * i * (1 - i),
               _before(c0, cells, count) * carried * (1 - f), i * (1 - g * g)]  # fmt: skip
-    parts = [_apart(value, count) for value in (*slopes, carried, marks, *node.inputs[7:])]  # type: ignore[arg-type]
+    parts = [_apart(value, count) for value in (*slopes, carried, marks, *node.inputs[7:])]
     made: list[Value] = []
     dh = dc = None
     for to_c, to_o, to_i, to_f, to_g, carry, mark, own_h, own_c in reversed(

@@ -41,7 +41,7 @@ def read_multinomial(layer: Layer, x: Value, label: Value) -> Value:
     flat = _items(layer, x, label)
     shares = layer.emit("Where", _chosen(layer, flat, label), flat, layer.number(0.0))
     share = layer.emit("ReduceSum", shares, layer.ints([1]), keepdims=0)
-    return -_mean(layer, layer.emit("Log", _at_least(layer, share, LEAST)))  # type: ignore[no-any-return]
+    return -_mean(layer, layer.emit("Log", _at_least(layer, share, LEAST)))
 
 
 @reads("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True)
@@ -79,7 +79,7 @@ def read_contrastive(layer: Layer, a: Value, b: Value, similar: Value) -> Value:
         apart = apart * apart
     flags = layer.emit("Abs", layer.emit("Reshape", similar, layer.ints([-1])))
     are_similar = layer.emit("GreaterOrEqual", flags, layer.number(1.0))
-    return _mean(layer, layer.emit("Where", are_similar, squares, apart)) / 2  # type: ignore[no-any-return]
+    return _mean(layer, layer.emit("Where", are_similar, squares, apart)) / 2
 
 
 def _distance(layer: Layer, squares: Value) -> Value:
@@ -87,7 +87,7 @@ def _distance(layer: Layer, squares: Value) -> Value:
     Caffe's backward pass survives pairs that are equal (contrastive_loss_layer.cpp)."""
     still = layer.emit("nnconv.StopGradient", squares)
     root = layer.emit("Sqrt", still)
-    return root + (squares - still) / (2 * root + 2e-4)  # type: ignore[no-any-return]
+    return root + (squares - still) / (2 * root + 2e-4)
 
 
 def _check_pairs(layer: Layer, a: Value, b: Value, similar: Value) -> None:
@@ -190,8 +190,8 @@ def _matrix(layer: Layer, x: Value, given: Value | None, axis: int) -> Value:
     if given is not None:
         count = product(layer.shape(given))
         _check_matrix(layer, classes, count, "bottom")
-        side = layer.emit("Shape", x, start=axis, end=axis + 1)
-        return layer.emit("Reshape", given, layer.emit("Concat", side, side, axis=0))
+        size = layer.emit("Shape", x, start=axis, end=axis + 1)
+        return layer.emit("Reshape", given, layer.emit("Concat", size, size, axis=0))
     array = _stored_matrix(layer)
     _check_matrix(layer, classes, array.size, "source")
     side = math.isqrt(array.size)
@@ -241,10 +241,10 @@ def _normalized(
             return total
         case "VALID" if counted is not None:
             valid = layer.emit("ReduceSum", counted, keepdims=0)
-            return total / layer.emit("Max", valid, layer.number(1.0))  # type: ignore[no-any-return]
+            return total / layer.emit("Max", valid, layer.number(1.0))
         case "BATCH_SIZE":
             sizes = layer.emit("Shape", x, end=axis)
         case _:
             sizes = layer.emit("Shape", label)
     count = layer.emit("ReduceProd", sizes, keepdims=0)
-    return total / layer.emit("Cast", count, to=int(DType.FLOAT32))  # type: ignore[no-any-return]
+    return total / layer.emit("Cast", count, to=int(DType.FLOAT32))
