@@ -16,8 +16,8 @@ from nnconv.runtime.executor import compile_model
 from tests.golden.harness import Case, covered, distance, part, set_parameters
 
 TYPES = (
-    "MVN", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss", "ContrastiveLoss", "Embed", "SPP",
-    "Im2col", "BatchReindex", "Filter", "RNN", "LSTM", "LSTMUnit",
+    "MVN", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss", "ContrastiveLoss", "Embed",
+    "SPP", "Im2col", "BatchReindex", "Filter", "RNN", "LSTM", "LSTMUnit",
 )  # fmt: skip
 ALL = [case for case in covered("layers") if case.entry["layer"] in TYPES]
 FIRST = [next(case for case in ALL if case.entry["layer"] == kind) for kind in TYPES]
