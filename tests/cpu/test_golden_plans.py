@@ -30,7 +30,7 @@ LEFT |= dict.fromkeys(["fuzz_0131"], GLOBAL_MAXIMUM)
 
 LOOKED_UP = {"Cast", "Gather", "nnconv.GatherGrad"}
 COUNTED = LOOKED_UP | {  # sizes behind a Filter are known to a run only
-    "nnconv.Select", "NonZero", "Reshape", "ReduceSumSquare", "Mul",
+    "nnconv.Select", "NonZero", "Reshape", "ReduceSumSquare", "Mul", "Concat",
 }  # fmt: skip
 LEFT_OF_TYPES = {"Embed": LOOKED_UP, "BatchReindex": LOOKED_UP, "Filter": COUNTED}
 """What has no kernel, by layer type."""
