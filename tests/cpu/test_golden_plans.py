@@ -15,7 +15,7 @@ CASES = [case for folder in ("layers", "fuzz") for case in covered(folder)]
 
 LOOKED_UP = {"Cast", "Gather", "nnconv.GatherGrad"}
 COUNTED = LOOKED_UP | {  # sizes behind a Filter are known to a run only
-    "nnconv.Select", "NonZero", "Reshape", "ReduceSumSquare", "Mul",
+    "nnconv.Select", "NonZero", "Reshape", "ReduceSumSquare", "Mul", "Concat",
 }  # fmt: skip
 LEFT = {"Embed": LOOKED_UP, "BatchReindex": LOOKED_UP, "Filter": COUNTED}
 """What has no kernel, by layer type."""

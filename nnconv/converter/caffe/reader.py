@@ -2,7 +2,7 @@
 belongs to it.
 
 Nothing that a net names (data bases, mean files) is opened by itself: files are those that the
-caller gives. The one exception is the matrix of an InfogainLoss, in the net's own folder.
+caller gives. The one exception is the matrix of an InfogainLoss, which lies in the net's folder.
 """
 
 from __future__ import annotations

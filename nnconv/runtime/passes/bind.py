@@ -114,7 +114,7 @@ def bind_shapes(graph: Graph, binding: Binding) -> int:
         elif value.shape is not None and set().union(*map(names, value.shape)) <= sizes.keys():
             value.shape = evaluate_shape(value.shape, sizes)
     for state in graph.state:
-        _resize(state, sizes)
+        _resize(state, graph.sizes, sizes)
     is_constant = constants(graph, binding)
     changed = 0
     for node in graph.nodes:
@@ -126,14 +126,14 @@ def bind_shapes(graph: Graph, binding: Binding) -> int:
     return changed
 
 
-def _resize(state: State, sizes: Mapping[str, int]) -> None:
+def _resize(state: State, stated: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     """Let a state whose size follows the inputs' start at the size of this run: one number
     everywhere stays that. Raises InputError for a start of several numbers."""
     before, after = state.read.shape, state.write.shape
-    if before is None or after is None or not set().union(*map(names, after)) <= sizes.keys():
+    if before is None or after is None or not set().union(*map(names, after)) <= stated.keys():
         return
     wanted = evaluate_shape(after, sizes)
-    if wanted == before:
+    if wanted == before or evaluate_shape(after, stated) != before:
         return
     start = np.asarray(state.read.data)
     if not start.size or (start != start.flat[0]).any():
