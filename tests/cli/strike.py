@@ -6,17 +6,22 @@ import signal
 import sys
 from typing import Any
 
-event, text, name, *sys.argv[1:] = sys.argv[1:]
-struck: list[str] = []
+from nnconv.cli.start import run
 
 
-def hook(what: str, about: tuple[Any, ...]) -> None:
-    if what == event and not struck and text in str(about[0]):
-        struck.append(what)
-        os.kill(os.getpid(), getattr(signal, name))
+def strike(event: str, text: str, name: str) -> None:
+    """Have the signal sent once, when the event comes."""
+    struck: list[str] = []
+
+    def hook(what: str, about: tuple[Any, ...]) -> None:
+        if what == event and not struck and text in str(about[0]):
+            struck.append(what)
+            os.kill(os.getpid(), getattr(signal, name))
+
+    sys.addaudithook(hook)
 
 
-from nnconv.cli.start import run  # noqa: E402  # before the hook: the interpreter's own start
-
-sys.addaudithook(hook)
-sys.exit(run())
+if __name__ == "__main__":
+    moment, sys.argv[1:] = sys.argv[1:4], sys.argv[4:]
+    strike(*moment)
+    sys.exit(run())

@@ -297,7 +297,7 @@ def test_json_says_how_it_came_out(command_line: CommandLine, points: Path) -> N
 
 
 BAD_LINES = {
-    "no data": (["tiny.nnir", "-o", "a.nnir"], "give MODEL, --data and -o OUT"),
+    "no data": (["tiny.nnir", "-o", "a.nnir"], "--data DATA is missing"),
     "unknown solver": (["--solver", "adma"], "did you mean 'Adam'"),
     "unknown setting": (["--set", "momentun=1"], "did you mean 'momentum"),
     "no value": (["--set", "momentum"], "this is not NAME=VALUE"),
