@@ -92,7 +92,6 @@ class _Reading:
             _mend(message, name)
         return self.message, self.dialect
 
-
     def _placed(self, owner: str, number: int) -> str:
         """An unknown field, the first layer that has it, and who knows it."""
         layer = self.first_layers[owner, number]
