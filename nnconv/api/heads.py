@@ -71,8 +71,8 @@ def head_of(model: Model, loss: str | None = None, scores: str | None = None) ->
         raise InputError(f"{what} ends in {ending or 'an input'}: which loss is it?", hint=hint)
     # the loss of scores is better conditioned than that of what Softmax makes of them
     through = last.producer is not None and _ENDINGS.get(ending) == chosen
-    scores = last.producer.required(0) if through and last.producer is not None else last
-    return Head(scores, chosen)
+    learnt = last.producer.required(0) if through and last.producer is not None else last
+    return Head(learnt, chosen)
 
 
 def _output(model: Model, name: str | None) -> Value:

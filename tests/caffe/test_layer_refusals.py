@@ -136,4 +136,4 @@ def test_a_net_names_no_file_but_a_matrix_of_its_own_folder(
 def test_a_matrix_in_the_folder_of_the_net_is_read(source: str, folder: Path) -> None:
     stored = [value for value in import_with(folder, source).graph.values.values()
               if value.name.startswith("it:H")]  # fmt: skip
-    assert [np.array_equal(value.data, np.eye(4)) for value in stored] == [True]
+    assert [np.array_equal(np.asarray(value.data), np.eye(4)) for value in stored] == [True]

@@ -302,7 +302,8 @@ def test_a_field_that_the_dialect_does_not_know_is_placed_and_kept() -> None:
         "(2 times, first in layer 'loss2', known to 'nvidia-0.17', 'intel'"
     )
     (loss,) = [layer for layer in message.layer if layer.name == "loss2"]
-    assert [field.field_number for field in UnknownFieldSet(loss.loss_param)] == [4]
+    unknown = UnknownFieldSet(loss.loss_param)
+    assert [unknown[place].field_number for place in range(len(unknown))] == [4]
 
 
 def test_a_given_dialect_is_used_with_its_own_numbers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_a_pattern_that_freezes_nothing_is_an_error_with_the_nearest_layer() -> 
 
 
 def test_of_several_outputs_the_named_one_is_trained() -> None:
-    settings = {"epochs": 2, "batch": 8, "lr": 0.01, "val": 0}
+    settings: dict[str, Any] = {"epochs": 2, "batch": 8, "lr": 0.01, "val": 0}
     wanted = nnconv.finetune(tiny_net(dropout=False), clusters(), **settings)
     done = nnconv.finetune(two_headed_net(), clusters(), scores="prob", **settings)
     trained = weights(wanted.model)
