@@ -355,6 +355,8 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _settings(folder: Path) -> Settings:
     held = _facts(folder)["settings"]
     try:
+        if not all(isinstance(held.get(name, ""), str) for name in ("data", "output")):
+            raise TypeError("a path must be text")
         return Settings(**{**held, "freeze": tuple(held["freeze"])})
     except (TypeError, KeyError) as error:
         raise InputError(f"{folder / SETTINGS}: these are no settings of a run ({error})") from None

@@ -246,13 +246,18 @@ def _model(
 def _resumed(folder: Path, output: str | None) -> tuple[Session, Path]:
     from nnconv.api.files import checked_target
     from nnconv.api.finetune import reopen
+    from nnconv.cli.files import refuse_overwriting
+    from nnconv.converter.formats import writable
     from nnconv.schemas.files import STREAM
 
     session = reopen(folder)
     kept = session.settings.output or f"..{os.sep}finetuned.nnir"
     if output is None and kept != STREAM:
         output = os.path.relpath(folder.resolve() / kept)
-    return session, checked_target(output or kept)
+    target = checked_target(output or kept)
+    writable(str(target))
+    refuse_overwriting([*filter(None, [session.settings.data])], str(target))
+    return session, target
 
 
 def _seen_from(folder: Path, target: Path) -> str:

@@ -270,7 +270,10 @@ def test_resume_says_what_it_was_given_instead(tmp_path: Path, name: str) -> Non
         reopen(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"settings": 3}', "[" * 100_000])
+NO_PATH = '{"version": 1, "iterations": 1, "samples": 90, "settings": {"freeze": [], "output": 5}}'
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"settings": 3}', "[" * 100_000, NO_PATH])
 def test_damaged_settings_are_an_input_error(tmp_path: Path, text: str) -> None:
     begun(tmp_path / "run").train()
     (tmp_path / "run" / "run.json").write_text(text)
@@ -340,6 +343,16 @@ def test_a_resumed_run_writes_where_the_command_line_said(
     wanted = said[1] if said else "first/out.nnir"
     assert (done.code, done.out) == (0, f"{wanted}\n")
     assert [str(path.relative_to(points)) for path in points.glob("*/*.nnir")] == [wanted]
+
+
+def test_a_resumed_run_refuses_a_bad_output_before_it_trains(
+    command_line: CommandLine, points: Path
+) -> None:
+    options = ("--epochs", 1, "-q", "-o", "out.nnir")
+    command_line("finetune", "tiny.nnir", "--data", "points.npz", *options)
+    for output, why in (("out.xyz", "does not write this format"), ("points.npz", "overwrite")):
+        done = command_line("finetune", "--resume", "out.run", "-o", output)
+        assert (done.code, why in done.err) == (2, True), done.err
 
 
 def test_a_run_that_was_moved_with_its_model_writes_there(
