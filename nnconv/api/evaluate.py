@@ -91,6 +91,7 @@ def evaluate(
     device: str | None = None,
     batch: int = 100,
     loss: str | None = None,
+    scores: str | None = None,
     top: Sequence[int] = (1, 5),
     part: str = "test",
     label: str | None = None,
@@ -98,8 +99,9 @@ def evaluate(
     """Run a model over a data set and compare with the truth.
 
     `data` is a Dataset, what `nnconv.data.open_dataset` opens (`part` and `label` are its options),
-    or a data set of nevermind-neu. `loss` names the loss where the model does not say it. Raises
-    InputError where data and model do not go together.
+    or a data set of nevermind-neu. `loss` names the loss where the model does not say it, `scores`
+    the output that is judged (by default the last). Raises InputError where data and model do not
+    go together.
 
     >>> import numpy as np, nnconv
     >>> digits = nnconv.data.arrays(data=np.zeros((3, 1, 28, 28), np.float32), label=[1, 1, 2])
@@ -108,7 +110,7 @@ def evaluate(
     """
     loaded = model if isinstance(model, Model) else load(model)
     dataset = open_data(data, part, label)
-    head = head_of(loaded, loss)
+    head = head_of(loaded, loss, scores)
     return judge(loaded, head, feed(loaded, head, dataset), device=device, batch=batch, top=top)
 
 

@@ -46,14 +46,17 @@ _VERSION = 1
 class Settings:
     """What decides a run besides its model and data; kept in the run's folder.
 
+    `scores` names the output that `loss` is of, where the model has several and no loss of its own.
     `solver_settings` are those of `TrainingSpec.named`; `val` is the share of the samples that is
     set aside; `iterations` the updates of the whole run (0: as many as `epochs` take); `every` the
-    updates between two checkpoints (0: an epoch).
+    updates between two checkpoints (0: an epoch); `output` the file that the trained model is meant
+    for, as seen from the run's folder, so that both may be moved together.
     """
 
     data: str = ""
     label: str | None = None
     loss: str | None = None
+    scores: str | None = None
     freeze: tuple[str, ...] = ()
     solver: str = "adam"
     solver_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Settings:
     device: str | None = None
     every: int = 0
     report: int = 100
+    output: str = ""
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:
@@ -174,9 +178,8 @@ def prepare(
         outputs = head or len(data.labels)
         if not outputs:
             raise InputError("the data does not say how many classes it has", hint="say a number")
-        replace_head(
-            prepared, head_of(prepared, settings.loss), outputs, data.labels, settings.seed
-        )
+        last = head_of(prepared, settings.loss, settings.scores)
+        replace_head(prepared, last, outputs, data.labels, settings.seed)
     every = list(prepared.parameters) if scratch else None
     fill_parameters(prepared.graph, settings.seed, only=every)
     return prepared
@@ -191,7 +194,7 @@ class Session:
         self.base = base
         self.settings = settings
         self.folder = folder
-        self._head: Head = head_of(base, settings.loss)
+        self._head: Head = head_of(base, settings.loss, settings.scores)
         everything = feed(base, self._head, data, mirror=settings.mirror, jitter=settings.jitter)
         learnt, self._held_out = split(everything.dataset, settings.val, settings.seed)
         self._trainer, self._feed = self._make_trainer(everything, len(learnt))
@@ -274,9 +277,15 @@ class Session:
         model = _twin(self.base)
         freeze(model, self.settings.freeze)
         passes = int(self.settings.solver_settings.get("iter_size", 1))
+        adds_loss = self._head.label is None
+        if adds_loss and self.settings.scores is None and len(model.outputs) > 1:
+            names = [value.name for value in model.outputs]
+            hint = f"say it: --scores {names[0]} (or {', '.join(names[1:])})"
+            raise InputError("the model has several outputs: which is trained?", hint=hint)
         trainer = Trainer(
             model,
-            loss=None if self._head.label is not None else self._head.loss,
+            loss=self._head.loss if adds_loss else None,
+            loss_on=self.settings.scores,
             solver=self.settings.spec(_iterations(self.settings, samples, passes)),
             device=self.settings.device,
         )
@@ -346,6 +355,8 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _settings(folder: Path) -> Settings:
     held = _facts(folder)["settings"]
     try:
+        if not all(isinstance(held.get(name, ""), str) for name in ("data", "output")):
+            raise TypeError("a path must be text")
         return Settings(**{**held, "freeze": tuple(held["freeze"])})
     except (TypeError, KeyError) as error:
         raise InputError(f"{folder / SETTINGS}: these are no settings of a run ({error})") from None

@@ -42,11 +42,11 @@ class Head:
         return shape[1] if isinstance(shape[1], int) and set(shape[2:]) <= {1} else None
 
 
-def head_of(model: Model, loss: str | None = None) -> Head:
+def head_of(model: Model, loss: str | None = None, scores: str | None = None) -> Head:
     """What a model is trained and judged by: its own loss; else the loss called `loss`; else the
-    one that its last operator suggests.
+    one that its last operator suggests. `scores` names the output, the last one by default.
 
-    Raises InputError where nothing says which loss it is.
+    Raises InputError where nothing says which loss it is, or there is no such output.
     """
     if loss is not None and loss not in LOSSES:
         hint = did_you_mean(loss, LOSSES) or f"known: {', '.join(LOSSES)}"
@@ -56,21 +56,35 @@ def head_of(model: Model, loss: str | None = None) -> Head:
         if node is not None and node.op in _LOSS_NODES and loss in (None, _LOSS_NODES[node.op]):
             label = node.required(1)
             truth = label if label in model.inputs else None
+            if scores is not None:
+                hint = f"leave --scores away: it is of '{node.required(0).name}'"
+                raise InputError("the model has a loss of its own", hint=hint)
             return Head(node.required(0), _LOSS_NODES[node.op], truth)
-    if not model.outputs:
-        raise InputError("the model has no outputs to learn")
-    last = model.outputs[-1]
+    last = _output(model, scores)
     ending = last.producer.op if last.producer is not None else ""
     chosen = loss or _ENDINGS.get(ending)
     if chosen is None:
         hint = (
             f"say it: --loss {SOFTMAX} (or {', '.join(name for name in LOSSES if name != SOFTMAX)})"
         )
-        raise InputError(f"the model ends in {ending or 'an input'}: which loss is it?", hint=hint)
+        what = "the model" if scores is None else f"'{scores}'"
+        raise InputError(f"{what} ends in {ending or 'an input'}: which loss is it?", hint=hint)
     # the loss of scores is better conditioned than that of what Softmax makes of them
     through = last.producer is not None and _ENDINGS.get(ending) == chosen
-    scores = last.producer.required(0) if through and last.producer is not None else last
-    return Head(scores, chosen)
+    learnt = last.producer.required(0) if through and last.producer is not None else last
+    return Head(learnt, chosen)
+
+
+def _output(model: Model, name: str | None) -> Value:
+    outputs = {value.name: value for value in model.outputs}
+    if not outputs:
+        raise InputError("the model has no outputs to learn")
+    if name is None:
+        return model.outputs[-1]
+    if name not in outputs:
+        hint = did_you_mean(name, outputs) or f"there are {', '.join(outputs)}"
+        raise InputError(f"--scores {name}: no output is called so", hint=hint)
+    return outputs[name]
 
 
 def freeze(model: Model, patterns: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nnconv.runtime.passes.bind import solve_sizes
-from nnconv.schemas.dims import names
+from nnconv.schemas.dims import Dim, evaluate, names
 from nnconv.schemas.errors import InputError, did_you_mean
 from nnconv.schemas.graph import Model, Value
 
@@ -21,6 +21,22 @@ def bind_sizes(model: Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, i
     >>> bind_sizes(nnconv.load("zoo:lenet"), {"data": (8, 1, 28, 28)})["N"]
     8
     """
+    sizes = known_sizes(model, shapes)
+    if missing := open_sizes(model, sizes):
+        what = "size" if len(missing) == 1 else "sizes"
+        raise InputError(
+            f"the model leaves the {what} {', '.join(missing)} of its inputs open",
+            hint=how_to_give(model, sizes),
+        )
+    return sizes
+
+
+def known_sizes(model: Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """`bind_sizes` without those sizes that neither the shapes nor the source state.
+
+    Raises InputError for an unknown input, a shape that does not fit, or two that contradict each
+    other.
+    """
     inputs = {value.name: value for value in model.inputs}
     for name, shape in shapes.items():
         if name not in inputs:
@@ -29,16 +45,31 @@ def bind_sizes(model: Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, i
         if not fits(inputs[name], shape):
             wanted = text(inputs[name].known_shape)
             raise InputError(f"input '{name}' is {wanted}, it cannot be {text(shape)}")
-    sizes = solve_sizes(model.graph, {name: tuple(shape) for name, shape in shapes.items()})
+    return solve_sizes(model.graph, {name: tuple(shape) for name, shape in shapes.items()})
+
+
+def open_sizes(model: Model, sizes: Mapping[str, int]) -> list[str]:
+    """The sizes of the inputs that have no value in `sizes`, in the order of the inputs."""
+    found = [name for value in model.inputs for name in _names(value) if name not in sizes]
+    return list(dict.fromkeys(found))
+
+
+def how_to_give(model: Model, sizes: Mapping[str, int]) -> str:
+    """The options that give the inputs' open sizes, `?` where a number belongs."""
+    options = []
     for value in model.inputs:
-        open_sizes = sorted(set().union(*map(names, value.shape or ())) - sizes.keys())
-        if open_sizes:
-            raise InputError(
-                f"the model does not state {', '.join(open_sizes)} of input '{value.name}' "
-                f"({text(value.shape)})",
-                hint=f"say it: --input-shape {value.name}:{','.join(map(str, value.shape or ()))}",
-            )
-    return sizes
+        if any(name not in sizes for name in _names(value)):
+            dims = ",".join(_shown(dim, sizes) for dim in value.shape or ())
+            options.append(f"--input-shape {value.name}:{dims}")
+    return f"give numbers for ?: {' '.join(options)}"
+
+
+def _shown(dim: Dim, sizes: Mapping[str, int]) -> str:
+    return str(evaluate(dim, sizes)) if names(dim) <= sizes.keys() else "?"
+
+
+def _names(value: Value) -> list[str]:
+    return [name for dim in value.shape or () for name in sorted(names(dim))]
 
 
 def fits(value: Value, shape: Sequence[int]) -> bool:

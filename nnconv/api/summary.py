@@ -1,20 +1,21 @@
 """What a model amounts to: for each node its output, parameters, cost and place in the source.
 
-Symbolic sizes are bound first (to the source's own values, or to the shapes asked for), so every
-figure is a number. A node that reads no input of the model only prepares parameters: it is computed
-once, when the model is compiled, and its parameters are counted with the node that uses the result.
+Symbolic sizes are bound first, to the source's own values or to the shapes asked for. Shapes that
+depend on a size that neither states stay formulas, and figures that depend on one are None. A node
+that reads no input of the model only prepares parameters: it is computed once, when the model is
+compiled, and its parameters are counted with the node that uses the result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nnconv.api.shapes import bind_sizes
-from nnconv.runtime.ops import cost_of
-from nnconv.schemas.dims import evaluate_shape
+from nnconv.api.shapes import how_to_give, known_sizes, open_sizes
+from nnconv.runtime.ops import cost_of, is_free
+from nnconv.schemas.dims import evaluate, names
 from nnconv.schemas.graph import Graph, Model, Node, Preprocessing, Value
 from nnconv.schemas.infer.registry import infer_graph
 
@@ -32,24 +33,26 @@ class Tensor:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One node. `bytes` is the memory of its outputs, `where` the place of its layer in the
-    source.
+    source; a size of the shape that is open is a formula.
     """
 
     name: str
     op: str
     layer: str
     layer_type: str
-    shape: tuple[int, ...] | None
+    shape: tuple[int | str, ...] | None
     parameters: int
-    macs: int
-    bytes: int
+    macs: int | None
+    bytes: int | None
     where: str
     constant: bool
 
 
 @dataclass(slots=True)
 class Summary:
-    """A model in figures; `sizes` are the values that its free sizes were bound to."""
+    """A model in figures; `sizes` are the values that its free sizes were bound to, `open_sizes`
+    those that have none, `to_close` says how to give them.
+    """
 
     name: str
     mode: str
@@ -64,14 +67,21 @@ class Summary:
     missing_weights: int
     preprocessing: dict[str, Any] = field(default_factory=dict)
     labels: int = 0
+    open_sizes: list[str] = field(default_factory=list)
+    to_close: str = ""
 
     @property
-    def macs(self) -> int:
-        return sum(row.macs for row in self.rows if not row.constant)
+    def macs(self) -> int | None:
+        """Of all nodes; None while a size is open."""
+        return self._total(row.macs for row in self.rows if not row.constant)
 
     @property
-    def activations(self) -> int:
-        return sum(row.bytes for row in self.rows if not row.constant)
+    def activations(self) -> int | None:
+        """The bytes of all results; None while a size is open."""
+        return self._total(row.bytes for row in self.rows if not row.constant)
+
+    def _total(self, figures: Iterable[int | None]) -> int | None:
+        return None if self.open_sizes else sum(figure or 0 for figure in figures)
 
     def to_dict(self) -> dict[str, Any]:
         facts = asdict(self)
@@ -83,7 +93,8 @@ def summarise(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -
 
     Raises InputError for shapes that do not fit.
     """
-    found = bind_sizes(model, shapes or {})
+    found = known_sizes(model, shapes or {})
+    missing = open_sizes(model, found)
     dims = dict.fromkeys(str(dim) for value in model.inputs for dim in value.shape or ())
     sizes = {name: found[name] for name in (*dims, *found) if name in found}
     bound = _at_sizes(model.graph, sizes)
@@ -102,15 +113,19 @@ def summarise(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -
         missing_weights=sum(value.data is None for value in stored),
         preprocessing={name: _preprocessing(how) for name, how in model.preprocessing.items()},
         labels=len(model.labels),
+        open_sizes=missing,
+        to_close=how_to_give(model, found) if missing else "",
     )
 
 
 def _at_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
-    """A copy of the graph with its sizes bound and every shape inferred again."""
+    """A copy of the graph with the known sizes bound and every shape inferred again."""
     bound = graph.copy()
     for value in bound.inputs:
         if value.shape is not None:
-            value.shape = evaluate_shape(value.shape, sizes)
+            value.shape = tuple(
+                evaluate(dim, sizes) if names(dim) <= sizes.keys() else dim for dim in value.shape
+            )
     infer_graph(bound)
     return bound
 
@@ -137,15 +152,17 @@ def _rows(graph: Graph) -> list[Row]:
 
 def _row(node: Node, parameters: int, constant: bool) -> Row:
     layer = node.layer
+    is_open = any(value is not None and _is_open(value) for value in (*node.inputs, *node.outputs))
+    memory = sum(_count(value) * value.dtype.itemsize for value in node.outputs if value.dtype)
     return Row(
         name=node.output.name,
         op=node.op,
         layer=layer.name if layer else "",
         layer_type=layer.type if layer else "",
-        shape=_bound(node.output),
+        shape=_shown(node.output),
         parameters=parameters,
-        macs=cost_of(node).macs,
-        bytes=sum(_count(value) * value.dtype.itemsize for value in node.outputs if value.dtype),
+        macs=None if is_open and not is_free(node) else cost_of(node).macs,
+        bytes=None if any(map(_is_open, node.outputs)) else memory,
         where=str(layer.span) if layer and layer.span.file else "",
         constant=constant,
     )
@@ -154,6 +171,17 @@ def _row(node: Node, parameters: int, constant: bool) -> Row:
 def _tensor(value: Value, bound: Graph) -> Tensor:
     shape = None if value.shape is None else tuple(map(str, value.shape))
     return Tensor(value.name, str(value.dtype), shape, _bound(bound.values[value.name]))
+
+
+def _shown(value: Value) -> tuple[int | str, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+
+
+def _is_open(value: Value) -> bool:
+    """Whether the number of elements is not known."""
+    return _bound(value) is None
 
 
 def _bound(value: Value) -> tuple[int, ...] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -60,6 +62,7 @@ INTERRUPTED = 130
 )  # fmt: skip
 @click.option("--scratch", is_flag=True, help="Start from random weights.")
 @options.LOSS
+@options.SCORES
 @click.option(
     "--solver", metavar="NAME",
     help="How to update: sgd, nesterov, adam, adamw; by default as a .yaml says, else adam.",
@@ -205,15 +208,15 @@ def _begun(
     writable(output)
     target = checked_target(output)
     refuse_overwriting([*filter(None, [model_file]), data], output)
-    name = storable(target)
+    storable(target)
     folder = Path(run) if run else target.with_suffix(".run")
     dataset = open_data(data, "train", given["label"])
     model = _model(model_file, weights, given, solver, dataset)
     settings = _settings(model, data, given, solver)
+    settings = replace(settings, output=_seen_from(folder, target))
     prepared = prepare(
         model, dataset, settings, head=_head(given["head"]), scratch=given["scratch"]
     )
-    prepared.metadata["finetuned"] = name
     session = Session(prepared, dataset, settings, folder)
     session.begin()
     return session, target
@@ -243,10 +246,30 @@ def _model(
 def _resumed(folder: Path, output: str | None) -> tuple[Session, Path]:
     from nnconv.api.files import checked_target
     from nnconv.api.finetune import reopen
+    from nnconv.cli.files import refuse_overwriting
+    from nnconv.converter.formats import writable
+    from nnconv.schemas.files import STREAM
 
     session = reopen(folder)
-    name = output or str(folder.parent / session.base.metadata.get("finetuned", "finetuned.nnir"))
-    return session, checked_target(name)
+    kept = session.settings.output or f"..{os.sep}finetuned.nnir"
+    if output is None and kept != STREAM:
+        output = os.path.relpath(folder.resolve() / kept)
+    target = checked_target(output or kept)
+    writable(str(target))
+    refuse_overwriting([*filter(None, [session.settings.data])], str(target))
+    return session, target
+
+
+def _seen_from(folder: Path, target: Path) -> str:
+    """The target's path from a run's folder, which may be moved together with it."""
+    from nnconv.schemas.files import STREAM
+
+    if str(target) == STREAM:
+        return STREAM
+    try:
+        return os.path.relpath(target.parent.resolve() / target.name, folder.resolve())
+    except ValueError:  # on another drive
+        return str(target.absolute())
 
 
 def _settings(
@@ -254,8 +277,8 @@ def _settings(
 ) -> Settings:
     from nnconv.api.finetune import USUAL_RATE, Settings, choose_solver
 
-    names = ("label", "freeze", "loss", "epochs", "iterations", "batch", "val", "seed", "mirror",
-             "jitter", "device", "every", "report")  # fmt: skip
+    names = ("label", "freeze", "loss", "scores", "epochs", "iterations", "batch", "val", "seed",
+             "mirror", "jitter", "device", "every", "report")  # fmt: skip
     chosen = {name: given[name] for name in names}
     if solver_file is not None:
         return Settings(**chosen | _as_filed(solver_file, given), data=str(Path(data).absolute()))

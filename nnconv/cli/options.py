@@ -153,6 +153,9 @@ MEAN = click.option(
 LABELS = click.option("--labels", metavar="FILE", help="Names of the classes, one a line.")
 PIXELS = together(MEAN, SCALE, LABELS)
 LOSS = click.option("--loss", metavar="NAME", help="The loss, where the model does not say it.")
+SCORES = click.option(
+    "--scores", metavar="OUTPUT", help="The output that the loss is of, where there are several."
+)
 COLUMN = click.option("--label", metavar="COLUMN", help="The label column of a CSV.")
 BATCH = click.option("--batch", type=COUNT, help="Size of the first axis of all inputs.")
 THREADS = click.option("--threads", type=COUNT, help="How many (default: all cores).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def show(
     """Show what is inside a model: inputs, outputs, layers with shapes, parameters and cost.
 
     MODEL is a .nnir, .prototxt, .caffemodel or a zoo:NAME. Cost is counted in multiply-adds (MACs),
-    memory as what each layer's result takes.
+    memory as what each layer's result takes; ? where a size is open, --input-shape gives it.
     """
     from nnconv.api import load
     from nnconv.api.summary import summarise
@@ -79,7 +80,9 @@ def show_plan(
 ) -> None:
     """Every step with its kernel (tile and layout are in its name), what it makes, and its work."""
     from nnconv.api import compile
+    from nnconv.api.shapes import bind_sizes
 
+    bind_sizes(model, shapes)  # names all that is open, and how to give it
     plan = compile(model, device=device).plan(shapes)
     if as_json:
         from nnconv.cli.output import print_json
@@ -109,10 +112,12 @@ def print_summary(summary: Summary, everything: bool) -> None:
     if hidden := len(summary.rows) - len(kept):
         click.echo(f"{hidden} nodes that only prepare parameters are left out (--all lists them)")
     held = "no weights" if summary.missing_weights else f"{size(summary.weights)} of weights"
-    click.echo(
-        f"{count(len(summary.rows))} nodes, {count(summary.parameters)} parameters ({held}), "
-        f"{count(summary.macs)} multiply-adds, {size(summary.activations)} of results"
-    )
+    line = f"{count(len(summary.rows))} nodes, {count(summary.parameters)} parameters ({held})"
+    if summary.macs is not None and summary.activations is not None:
+        line += f", {count(summary.macs)} multiply-adds, {size(summary.activations)} of results"
+    click.echo(line)
+    if summary.open_sizes:
+        click.echo(visible(f"open: {', '.join(summary.open_sizes)}; {summary.to_close}"))
 
 
 def _title(summary: Summary) -> str:
@@ -147,11 +152,24 @@ def _prepared(summary: Summary, name: str) -> str:
 def _cells(row: Row) -> list[str]:
     from nnconv.cli.output import count, size
 
-    shape = "?" if row.shape is None else "x".join(map(str, row.shape)) or "scalar"
+    shape = "?" if row.shape is None else "x".join(map(_size, row.shape)) or "scalar"
     layer = f"{row.layer} ({row.layer_type})" if row.layer else ""
     file, *position = row.where.split(":")
     where = f"{PurePath(file).name}:{position[0]}" if position else ""
     return [
         row.name, row.op, shape, count(row.parameters) if row.parameters else "",
-        count(row.macs) if row.macs else "", size(row.bytes), layer, where,
+        _figure(row.macs, count) if row.macs != 0 else "", _figure(row.bytes, size), layer, where,
     ]  # fmt: skip
+
+
+def _size(dim: int | str) -> str:
+    """A size for a column; long formulas would push all others out of sight."""
+    text = str(dim)
+    return text if len(text) <= _LONGEST_FORMULA else "?"
+
+
+_LONGEST_FORMULA = 30
+
+
+def _figure(number: int | None, show: Callable[[int], str]) -> str:
+    return "?" if number is None else show(number)

@@ -27,6 +27,7 @@ WIDEST = 20  # classes that a confusion matrix is printed for
 @options.WEIGHTS
 @options.PIXELS
 @options.LOSS
+@options.SCORES
 @options.COLUMN
 @click.option(
     "--part", type=options.PHASES, default="test", show_default=True,
@@ -46,6 +47,7 @@ def test(
     mean: str | list[float] | None,
     labels: str | None,
     loss: str | None,
+    scores: str | None,
     label: str | None,
     part: str,
     top: tuple[int, ...],
@@ -58,8 +60,8 @@ def test(
 
     model = open_model(model_file, weights, scale=scale, mean=mean, labels=labels)
     found = evaluate(
-        model, Path(data), device=device, batch=batch, loss=loss, top=(1, *(top or (5,))),
-        part=part, label=label,
+        model, Path(data), device=device, batch=batch, loss=loss, scores=scores,
+        top=(1, *(top or (5,))), part=part, label=label,
     )  # fmt: skip
     for k in top:
         if k not in found.top:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnconv.converter.caffe.reader import import_caffe
+from nnconv.converter.wire_format import length_delimited, varint
 from nnconv.schemas.errors import NnconvError
+from nnconv.schemas.graph import Model
 
 INPUTS = "".join(
     f'layer {{ name: "{name}" type: "Input" top: "{name}" '
@@ -66,17 +69,71 @@ def test_a_layer_that_cannot_be_is_refused_with_its_reason(layer: str) -> None:
     assert problem.span is not None and problem.span.layer == "it"
 
 
-@pytest.mark.parametrize(
-    ("source", "why"), [("../H.binaryproto", "outside the folder"), ("/etc/passwd", "outside"),
-                        ("a\\000b", "no name of a file"), ("gone.binaryproto", "gone")],
-)  # fmt: skip
-def test_a_net_names_no_file_but_of_its_own_folder(source: str, why: str, tmp_path: Path) -> None:
+WITH_MATRIX = 'name: "it" type: "InfogainLoss" bottom: "y" bottom: "label" top: "t"'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a net, with files that are no matrix, and links that lead out of it."""
     inner = tmp_path / "inner"
-    inner.mkdir()
-    (tmp_path / "H.binaryproto").write_bytes(b"")
-    layer = 'name: "it" type: "InfogainLoss" bottom: "y" bottom: "label" top: "t"'
-    (inner / "net.prototxt").write_text(
-        f'{INPUTS}layer {{ {layer} infogain_loss_param {{ source: "{source}" }} }}'
-    )
-    with pytest.raises(NnconvError, match=why):
-        import_caffe(inner / "net.prototxt")
+    (inner / "below").mkdir(parents=True)
+    (tmp_path / "H.binaryproto").write_bytes(matrix(4))
+    (inner / "linked").symlink_to(tmp_path / "H.binaryproto")
+    (inner / "up").symlink_to(tmp_path)
+    (inner / "circle").symlink_to("circle")
+    (inner / "below" / "good").write_bytes(matrix(4))
+    (inner / "within").symlink_to(inner / "below")
+    (inner / "text").write_text("1 0 0 1")
+    (inner / "empty").write_bytes(b"")
+    (inner / "cut").write_bytes(matrix(4)[:-1])
+    (inner / "three").write_bytes(matrix(3))
+    with (inner / "huge").open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    return inner
+
+
+def matrix(classes: int) -> bytes:
+    """An identity of so many classes as a BlobProto."""
+    shape = length_delimited(1, varint(classes) * 2)
+    return length_delimited(7, shape) + length_delimited(5, np.eye(classes, dtype="<f4").tobytes())
+
+
+def import_with(folder: Path, source: str) -> Model:
+    layer = f'layer {{ {WITH_MATRIX} infogain_loss_param {{ source: "{source}" }} }}'
+    (folder / "net.prototxt").write_text(INPUTS + layer)
+    return import_caffe(folder / "net.prototxt")
+
+
+OUTSIDE, UNREADABLE, NAMELESS = "lies outside the folder", "cannot be read: ", "no name of a file"
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("../H.binaryproto", OUTSIDE), ("/etc/passwd", OUTSIDE), ("below/../../H", OUTSIDE),
+        ("linked", OUTSIDE), ("up/H.binaryproto", OUTSIDE), ("../inner2/H", OUTSIDE),
+        ("a\\000b", NAMELESS), ("gone", f"'gone' {UNREADABLE}no such file"),
+        ("circle", "circle"), ("-", f"'-' {UNREADABLE}no such file"),
+        ("below", f"{UNREADABLE}is a folder"), ("", f"{UNREADABLE}is a folder"),
+        ("x" * 5000, "too long"), ("a\\nb", r"'a\nb' cannot be read: no such file"),
+        ("text", f"'text' {UNREADABLE}byte "), ("cut", f"'cut' {UNREADABLE}byte "),
+        ("empty", f"'empty' {UNREADABLE}the blob "), ("three", "4 x 4 elements, it has 9"),
+        ("huge", f"'huge' {UNREADABLE}1,099,511,627,776 bytes are too many"),
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_net_names_no_file_but_a_matrix_of_its_own_folder(
+    source: str, why: str, folder: Path
+) -> None:
+    with pytest.raises(NnconvError) as raised:
+        import_with(folder, source)
+    (problem,) = raised.value.problems
+    assert why in problem.message
+    assert problem.span is not None and problem.span.layer == "it"
+
+
+@pytest.mark.parametrize("source", ["below/good", "../inner/below/good", "within/good"])
+def test_a_matrix_in_the_folder_of_the_net_is_read(source: str, folder: Path) -> None:
+    stored = [value for value in import_with(folder, source).graph.values.values()
+              if value.name.startswith("it:H")]  # fmt: skip
+    assert [np.array_equal(np.asarray(value.data), np.eye(4)) for value in stored] == [True]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nnconv.converter.caffe import schema
 from nnconv.converter.caffe.blob import Blob, BlobError
@@ -289,6 +290,20 @@ def test_the_dialect_that_explains_most_is_found(model: str, dialect: str) -> No
     path = next(shared("models", "caffe", model).glob("*.caffemodel"))
     assert read(path, report=report).dialect.name == dialect
     assert ("unknown to" in str(report)) == (model == "mtcnn_onet")
+
+
+def test_a_field_that_the_dialect_does_not_know_is_placed_and_kept() -> None:
+    report = Report()
+    path = shared("models", "caffe", "mtcnn_onet", "det3.caffemodel")
+    message: Any = read(path, report=report).message
+    (warning,) = [problem for problem in report if problem.rule == "unknown-field"]
+    assert warning.message.startswith(
+        "kept unread, unknown to 'bvlc': field 4 of LossParameter "
+        "(2 times, first in layer 'loss2', known to 'nvidia-0.17', 'intel'"
+    )
+    (loss,) = [layer for layer in message.layer if layer.name == "loss2"]
+    unknown = UnknownFieldSet(loss.loss_param)
+    assert [unknown[place].field_number for place in range(len(unknown))] == [4]
 
 
 def test_a_given_dialect_is_used_with_its_own_numbers() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.support import CommandLine
+from tests.places import shared
 
 
 def test_lenet_figures_are_those_counted_by_hand(nnconv: CommandLine) -> None:
@@ -137,10 +138,55 @@ def test_a_training_net_is_shown_once_its_size_is_said(
     assert rows["c"] == [1, 2, 6, 6]
 
 
-def test_sizes_that_nobody_states_are_asked_for(nnconv: CommandLine, in_folder: Path) -> None:
+def test_sizes_that_nobody_states_are_named_and_asked_for(
+    nnconv: CommandLine, in_folder: Path
+) -> None:
     Path("net.prototxt").write_text(TRAIN_VAL.split('layer { name: "c"')[0])
-    err = nnconv("show", "net.prototxt").err
-    assert "does not state C_data, H_data, W_data of input 'data'" in err
+    asked = "open: C_data, H_data, W_data; give numbers for ?: --input-shape data:64,?,?,?"
+    assert asked in nnconv("show", "net.prototxt").out.splitlines()
+
+
+YUNET = "models", "onnx", "yunet_n_dynamic", "yunet_n_dynamic.onnx"
+
+
+def test_a_model_of_open_sizes_is_listed_with_their_names(nnconv: CommandLine) -> None:
+    shown = nnconv("show", shared(*YUNET))
+    first = next(line for line in shown.out.splitlines() if " Conv " in line)
+    assert "batchx16x(height + 1)//2x(width + 1)//2" in first
+    assert first.split().count("?") == 2  # multiply-adds and memory
+    assert shown.out.splitlines()[-1] == (
+        "open: batch, height, width; give numbers for ?: --input-shape input:?,3,?,?"
+    )
+
+
+def test_open_figures_are_null_for_programs(nnconv: CommandLine) -> None:
+    model = nnconv("show", shared(*YUNET), "--json").json["model"]
+    assert (model["macs"], model["activation_bytes"]) == (None, None)
+    assert model["open_sizes"] == ["batch", "height", "width"]
+    conv = next(row for row in model["rows"] if row["op"] == "Conv")
+    assert (conv["macs"], conv["bytes"]) == (None, None)
+    assert conv["shape"] == ["batch", 16, "(height + 1)//2", "(width + 1)//2"]
+
+
+def test_sizes_given_for_open_ones_make_figures(nnconv: CommandLine) -> None:
+    given = "--input-shape", "input:2,3,64,96"
+    model = nnconv("show", shared(*YUNET), *given, "--json").json["model"]
+    conv = next(row for row in model["rows"] if row["op"] == "Conv")
+    assert (conv["shape"], conv["macs"]) == ([2, 16, 32, 48], 2 * 16 * 32 * 48 * 27)
+    assert model["open_sizes"] == [] and model["macs"] > 0
+
+
+def test_one_size_of_several_may_be_given(nnconv: CommandLine) -> None:
+    silero = shared("models", "onnx", "silero_vad", "silero_vad.onnx")
+    lines = nnconv("show", silero, "--input-shape", "input:1,512").out.splitlines()
+    assert lines[-1] == "open: state_1; give numbers for ?: --input-shape state:2,?,128"
+
+
+def test_a_plan_of_open_sizes_asks_for_them(nnconv: CommandLine) -> None:
+    refused = nnconv("show", shared(*YUNET), "--plan", "--device", "reference")
+    assert refused.code == 2
+    assert "leaves the sizes batch, height, width of its inputs open" in refused.err
+    assert "--input-shape input:?,3,?,?" in refused.err
 
 
 def test_a_plan_shows_kernels_and_memory(nnconv: CommandLine) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnconv.runtime.devices import jit
+from nnconv.runtime.devices import jit, open_device
 from nnconv.runtime.kernels.arrays import Array, Border
 from nnconv.runtime.kernels.conv import Window, every_conv
 from nnconv.runtime.kernels.elementwise import Chain, Step, Strided, chain
@@ -184,6 +184,17 @@ def test_an_unknown_processor_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="unknown kind of processor 'vax'") as refused:
         jit.target("vax")
     assert "avx512" in refused.value.problems[0].hint
+
+
+def test_a_mistyped_processor_in_the_environment_is_no_reason_for_another_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NNCONV_CPU", "avx513")
+    monkeypatch.delenv("NNCONV_DEVICE", raising=False)
+    monkeypatch.setattr(jit, "host", jit.host.__wrapped__)  # it remembers this machine
+    with pytest.raises(InputError, match="NNCONV_CPU=avx513: ") as refused:
+        open_device()
+    assert all(kind in refused.value.problems[0].hint for kind in KINDS)
 
 
 def test_without_llvmlite_the_error_says_what_to_install() -> None:

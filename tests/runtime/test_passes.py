@@ -202,6 +202,16 @@ def test_the_runner_says_what_each_pass_did(monkeypatch: pytest.MonkeyPatch, cap
     assert "fold_affine: 2 -> 1 nodes" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["abc", "-1", "1.5", "\u0663", "9" * 5000], ids=lambda t: t[:4])
+def test_a_level_of_debugging_that_is_no_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("NNCONV_DEBUG", text)
+    with pytest.raises(InputError, match="NNCONV_DEBUG=") as refused:
+        compile_model(conv_then(("Mul", [CHANNELS], {})), "reference")
+    assert "0 (silent), 1 (plans)" in refused.value.problems[0].hint
+
+
 def test_every_pass_states_a_stage() -> None:
     assert {item.stage for item in PASSES} == {"model", "shapes"}
 

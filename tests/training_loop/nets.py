@@ -28,6 +28,13 @@ def tiny_net(dropout: bool = True, rate: float = 1.0) -> Model:
     return Model(graph)
 
 
+def two_headed_net() -> Model:
+    """`tiny_net` whose hidden layer is an output too, `ip1`."""
+    model = tiny_net(dropout=False)
+    model.graph.outputs.append(model.graph.values["ip1"])
+    return model
+
+
 def clusters(count: int = 90, seed: int = 5) -> data.ArrayDataset:
     """Three clouds of points in six dimensions, by class."""
     random = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from nnconv.schemas.errors import InputError, MismatchError
 from nnconv.schemas.graph import Model
 from tests.cli.support import CommandLine
 from tests.places import shared
-from tests.training_loop.nets import clusters, tiny_net
+from tests.training_loop.nets import clusters, tiny_net, two_headed_net
 
 pytestmark = pytest.mark.usefixtures("reference")
 
@@ -64,6 +65,44 @@ def test_frozen_layers_stay_and_are_free_again_in_the_result() -> None:
 def test_a_pattern_that_freezes_nothing_is_an_error_with_the_nearest_layer() -> None:
     with pytest.raises(InputError, match=r"--freeze ip3.*\n.*did you mean 'ip[12]'"):
         nnconv.finetune(tiny_net(), clusters(), freeze=("ip3",))
+
+
+def test_of_several_outputs_the_named_one_is_trained() -> None:
+    settings: dict[str, Any] = {"epochs": 2, "batch": 8, "lr": 0.01, "val": 0}
+    wanted = nnconv.finetune(tiny_net(dropout=False), clusters(), **settings)
+    done = nnconv.finetune(two_headed_net(), clusters(), scores="prob", **settings)
+    trained = weights(wanted.model)
+    assert all((array == trained[name]).all() for name, array in weights(done.model).items())
+    hidden = nnconv.finetune(
+        two_headed_net(), clusters(), scores="ip1", loss="cross_entropy", **settings
+    )
+    assert (weights(hidden.model)["ip1/0"] != trained["ip1/0"]).any()
+    assert (weights(hidden.model)["ip2/0"] == weights(tiny_net())["ip2/0"]).all()
+
+
+def test_the_output_that_was_trained_can_be_judged() -> None:
+    named, only = (
+        nnconv.evaluate(net, clusters(), scores=scores)
+        for net, scores in ((two_headed_net(), "prob"), (tiny_net(), None))
+    )
+    assert (named.loss, named.accuracy) == (only.loss, only.accuracy)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message", "hint"),
+    [
+        (None, "the model has several outputs: which is trained?", "--scores prob (or ip1)"),
+        ("prop", "--scores prop: no output is called so", "did you mean 'prob'?"),
+        ("ip1", "'ip1' ends in Gemm: which loss is it?", "--loss cross_entropy"),
+    ],
+)
+def test_without_the_right_name_of_an_output_nothing_is_trained(
+    scores: str | None, message: str, hint: str
+) -> None:
+    net = two_headed_net()
+    with pytest.raises(InputError) as refused:
+        nnconv.finetune(net, clusters(), scores=scores, loss=None if scores else "cross_entropy")
+    assert message in str(refused.value) and hint in refused.value.problems[0].hint
 
 
 def test_a_new_head_has_fresh_weights_and_the_names_of_the_folders(tmp_path: Path) -> None:
@@ -231,7 +270,10 @@ def test_resume_says_what_it_was_given_instead(tmp_path: Path, name: str) -> Non
         reopen(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"settings": 3}', "[" * 100_000])
+NO_PATH = '{"version": 1, "iterations": 1, "samples": 90, "settings": {"freeze": [], "output": 5}}'
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"settings": 3}', "[" * 100_000, NO_PATH])
 def test_damaged_settings_are_an_input_error(tmp_path: Path, text: str) -> None:
     begun(tmp_path / "run").train()
     (tmp_path / "run" / "run.json").write_text(text)
@@ -286,6 +328,42 @@ def test_finetune_test_and_plot_work_together(command_line: CommandLine, points:
     shown = command_line("test", "out.nnir", "--data", "points.npz").out
     assert f"accuracy {right / 90:.2%}" in shown
     assert command_line("plot", "out.run").out.startswith("loss: training ")
+
+
+@pytest.mark.parametrize("said", [(), ("-o", "third/said.nnir")], ids=["as-begun", "said-anew"])
+def test_a_resumed_run_writes_where_the_command_line_said(
+    command_line: CommandLine, points: Path, said: tuple[str, ...]
+) -> None:
+    for name in ("first", "second", "third"):
+        (points / name).mkdir()
+    options = ("--run", "second/kept", "--epochs", 1, "-q", "-o", "first/out.nnir")
+    command_line("finetune", "tiny.nnir", "--data", "points.npz", *options)
+    (points / "first/out.nnir").unlink()
+    done = command_line("finetune", "--resume", "second/kept", *said)
+    wanted = said[1] if said else "first/out.nnir"
+    assert (done.code, done.out) == (0, f"{wanted}\n")
+    assert [str(path.relative_to(points)) for path in points.glob("*/*.nnir")] == [wanted]
+
+
+def test_a_resumed_run_refuses_a_bad_output_before_it_trains(
+    command_line: CommandLine, points: Path
+) -> None:
+    options = ("--epochs", 1, "-q", "-o", "out.nnir")
+    command_line("finetune", "tiny.nnir", "--data", "points.npz", *options)
+    for output, why in (("out.xyz", "does not write this format"), ("points.npz", "overwrite")):
+        done = command_line("finetune", "--resume", "out.run", "-o", output)
+        assert (done.code, why in done.err) == (2, True), done.err
+
+
+def test_a_run_that_was_moved_with_its_model_writes_there(
+    command_line: CommandLine, points: Path
+) -> None:
+    (points / "old").mkdir()
+    options = ("--epochs", 1, "-q", "-o", "old/out.nnir")
+    command_line("finetune", "tiny.nnir", "--data", "points.npz", *options)
+    (points / "old").rename(points / "new")
+    done = command_line("finetune", "--resume", "new/out.run")
+    assert (done.code, done.out) == (0, "new/out.nnir\n")
 
 
 def test_json_says_how_it_came_out(command_line: CommandLine, points: Path) -> None:

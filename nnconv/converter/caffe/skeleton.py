@@ -26,6 +26,8 @@ MAX_GUESSED = 1 << 20
 # All forks are tried only if BVLC's schema contradicts the file.
 MAX_CANDIDATES = 6
 MAX_WARNINGS = 100
+MAX_NAMED = 10
+MAX_FORKS = 3
 # protobuf takes a hundred bytes to list an unknown field: too much for a message of many millions.
 MAX_LISTED = 1 << 20
 MAX_LOOKED_AT = 200_000
@@ -45,6 +47,7 @@ class _Reading:
         self.undecodable = undecodable
         self.unmet = [hint for hint in hints if not dialect.knows(*hint)]
         self.unknown: Counter[tuple[str, int]] = Counter()
+        self.first_layers: dict[tuple[str, int], str] = {}
         self.bad_strings: list[tuple[Message, str]] = []
         self._visit(message)
 
@@ -52,14 +55,18 @@ class _Reading:
     def misfit(self) -> tuple[int, int]:
         return len(self.undecodable), self.unknown.total() + len(self.unmet)
 
-    def _visit(self, message: Message) -> None:
+    def _visit(self, message: Any, layer: str | bytes = "") -> None:
         owner = relative_name(message.DESCRIPTOR)
-        self.unknown.update((owner, number) for number in _unknown_numbers(message))
+        if owner in LAYERS:
+            layer = message.name
+        for number in _unknown_numbers(message):
+            self.unknown[owner, number] += 1
+            self.first_layers.setdefault((owner, number), readable_name(layer))
         for descriptor, value in message.ListFields():
             values = value if descriptor.is_repeated else (value,)
             if descriptor.type == descriptor.TYPE_MESSAGE:
                 for child in values:
-                    self._visit(child)
+                    self._visit(child, layer)
             elif descriptor.type == descriptor.TYPE_STRING and bytes in map(type, values):
                 self.bad_strings.append((message, descriptor.name))
 
@@ -71,8 +78,10 @@ class _Reading:
         for problem in self.undecodable[:MAX_WARNINGS]:
             report.warning(problem, span, hint="the rest of the file is read")
         if self.unknown:
-            listed = [f"{owner} {number}" for owner, number in sorted(self.unknown)[:10]]
-            text = f"fields unknown to {self.dialect.name!r} are ignored: {', '.join(listed)}"
+            listed = [self._placed(*key) for key in sorted(self.unknown)[:MAX_NAMED]]
+            if (more := len(self.unknown) - MAX_NAMED) > 0:
+                listed.append(f"{more} more")
+            text = f"kept unread, unknown to {self.dialect.name!r}: {', '.join(listed)}"
             report.warning(text, span, hint="the weights are not affected", rule="unknown-field")
         if self.bad_strings:
             first, name = self.bad_strings[0]
@@ -82,6 +91,16 @@ class _Reading:
         for message, name in self.bad_strings:
             _mend(message, name)
         return self.message, self.dialect
+
+    def _placed(self, owner: str, number: int) -> str:
+        """An unknown field, the first layer that has it, and who knows it."""
+        layer = self.first_layers[owner, number]
+        facts = [f"layer {layer!r}"] if layer else []
+        if (count := self.unknown[owner, number]) > 1:
+            facts[:1] = [f"{count} times, first in {facts[0]}" if facts else f"{count} times"]
+        if names := schema.dialects_numbering(owner, number):
+            facts.append(f"known to {', '.join(map(repr, names[:MAX_FORKS]))}")
+        return f"field {number} of {owner}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _unknown_numbers(message: Message) -> list[int]:

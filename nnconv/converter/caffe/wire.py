@@ -398,9 +398,15 @@ def read_net(
     return WireNet(message, chosen, file, reader.blobs)
 
 
-def read_blob_file(path: str | os.PathLike[str], dialect: Dialect | None = None) -> Blob:
-    """The blob in a .binaryproto file (a mean image). InputError if it is none."""
+def read_blob_file(
+    path: str | os.PathLike[str], dialect: Dialect | None = None, most: int | None = None
+) -> Blob:
+    """The blob in a .binaryproto file (a mean image). InputError if it is none, or the file has
+    more than `most` bytes."""
     data, file = map_file(path), os.fspath(path)
+    if most is not None and len(data) > most:
+        text = f"{len(data):,} bytes are too many, {most:,} may be read"
+        raise InputError(text, span=SourceSpan(file))
     reader = _BlobReader(data, _Layout.of(dialect or schema.dialect()))
     hint = "a .binaryproto holds one BlobProto, as compute_image_mean writes it"
     try:

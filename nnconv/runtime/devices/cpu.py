@@ -29,7 +29,7 @@ from nnconv.runtime.lowering.pack import Store
 from nnconv.runtime.ops import is_kept
 from nnconv.runtime.random import two_words
 from nnconv.runtime.tune import Tuner
-from nnconv.schemas.errors import NnconvError
+from nnconv.schemas.errors import InputError, NnconvError
 
 if TYPE_CHECKING:
     from nnconv.schemas.graph import Graph, Node
@@ -426,6 +426,8 @@ def devices() -> list[DeviceInfo]:
     """The processor, with the reason where kernels cannot be compiled for it."""
     try:
         target = jit.host()
+    except InputError:  # a wrong word in NNCONV_CPU is no reason to run ten times slower
+        raise
     except NnconvError as error:
         return [DeviceInfo("cpu", "this processor", False, error.problems[0].message)]
     lanes = f"{target.lanes} lanes of float32"

@@ -86,16 +86,21 @@ def require() -> ModuleType:
 @functools.cache
 def host() -> Target:
     """This machine. NNCONV_CPU=avx512|avx2|sse|neon forces a lesser kind (for tests and
-    comparisons).
+    comparisons); InputError for another word.
     """
     forced = os.environ.get("NNCONV_CPU", "")
+    if forced and forced not in KINDS:
+        raise InputError(
+            f"NNCONV_CPU={forced}: this is no kind of processor",
+            hint=f"it takes {', '.join(KINDS)}; without it, this machine's own is used",
+        )
     return target(forced) if forced else _this_machine()
 
 
 def target(kind: str) -> Target:
     """One of the known kinds of processor, with this machine's triple where the kind names none."""
     if kind not in KINDS:
-        hint = f"known are {', '.join(KINDS)} (see NNCONV_CPU)"
+        hint = f"known are {', '.join(KINDS)}"
         raise InputError(f"unknown kind of processor {kind!r}", hint=hint)
     chosen = KINDS[kind]
     return chosen if chosen.triple else replace(chosen, triple=_this_machine().triple)

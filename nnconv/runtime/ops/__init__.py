@@ -16,6 +16,7 @@ from nnconv.runtime.ops.registry import (
     cost_of,
     evaluate_node,
     has_kernel,
+    is_free,
     is_kept,
     kernel,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "cost_of",
     "evaluate_node",
     "has_kernel",
+    "is_free",
     "is_kept",
     "kernel",
 ]

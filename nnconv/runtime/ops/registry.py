@@ -159,6 +159,12 @@ def cost_of(node: Node) -> Cost:
     return Cost(found.macs(node) if found else 0, moved)
 
 
+def is_free(node: Node) -> bool:
+    """Whether a node computes nothing, whatever its sizes."""
+    found = KERNELS.get(node.op)
+    return found is not None and found.macs is no_macs
+
+
 def bind(node: Node) -> Call:
     """The node as a call with its attributes bound.
 

@@ -114,9 +114,15 @@ def check_names(disable: Collection[str]) -> None:
 
 
 def debug_level() -> int:
-    """The value of NNCONV_DEBUG, 0 when it is unset or no number."""
-    text = os.environ.get("NNCONV_DEBUG", "0")
-    return int(text) if text.isdigit() else 0
+    """The value of NNCONV_DEBUG, 0 when it is unset; InputError when it is no number."""
+    text = os.environ.get("NNCONV_DEBUG") or "0"
+    if not (text.isascii() and text.isdecimal() and len(text) < _MOST_DIGITS):
+        hint = "it takes 0 (silent), 1 (plans), 2 (also every step), 3 (also what passes change)"
+        raise InputError(f"NNCONV_DEBUG={text}: this is no number", hint=hint)
+    return int(text)
+
+
+_MOST_DIGITS = 5
 
 
 __all__ = ["PASSES", "Binding", "Pass", "PassResult", "check_names", "debug_level", "run_passes"]

@@ -58,7 +58,8 @@ class Progress:
 
 class Trainer:
     """Trains a model: `loss` names one (`cross_entropy`, `euclidean`, `sigmoid_cross_entropy`;
-    None: the model's own), `solver` is a TrainingSpec or a name with its `settings` as keywords.
+    None: the model's own) of the output `loss_on` (None: the only one), `solver` is a TrainingSpec
+    or a name with its `settings` as keywords.
 
     `on_gradient(name, array)` is called where a parameter's gradient is final, the sum over the
     batches of an iteration, before clipping and decay; it may change the array in place. `outputs`
@@ -74,6 +75,7 @@ class Trainer:
         model: Model,
         *,
         loss: str | None = None,
+        loss_on: str | None = None,
         solver: str | TrainingSpec = "sgd",
         device: str | None = None,
         threads: int | None = None,
@@ -92,7 +94,7 @@ class Trainer:
         self._model = _copy(model)
         graph = model.graph.copy()
         if loss is not None:
-            add_loss(graph, loss)
+            add_loss(graph, loss, loss_on)
         self._is_last = False
         self._hook = Hook(self._pass_on(on_gradient)) if on_gradient is not None else None
         self._step = build_step(graph, self.spec, self._hook, outputs)

@@ -17,11 +17,15 @@ from nnconv.converter.caffe.layers.layer import Layer, product
 from nnconv.converter.caffe.layers.loss import check_labels, same_batch
 from nnconv.converter.caffe.layers.registry import reads
 from nnconv.converter.caffe.wire import read_blob_file
+from nnconv.schemas.errors import InputError
+from nnconv.schemas.files import STREAM
 from nnconv.schemas.graph import Value
 from nnconv.schemas.types import DType
 
 LEAST = 1e-20
 """Caffe takes the logarithm of no smaller probability (kLOG_THRESHOLD)."""
+MOST_BYTES = 1 << 28
+"""Of a file with an infogain matrix: enough for 8,000 classes."""
 
 
 @reads("HingeLoss", bottoms=2, loss=True)
@@ -196,11 +200,13 @@ def _matrix(layer: Layer, x: Value, given: Value | None, axis: int) -> Value:
     _check_matrix(layer, classes, array.size, "source")
     side = math.isqrt(array.size)
     name = layer.graph.fresh_name(f"{layer.name}:H")
-    return layer.graph.constant(array.astype(np.float32).reshape(side, side), name=name)
+    with np.errstate(over="ignore"):  # a double may be too much for a float, in Caffe too
+        single = array.astype(np.float32, copy=False)
+    return layer.graph.constant(single.reshape(side, side), name=name)
 
 
 def _check_matrix(layer: Layer, classes: int | None, count: int | None, field: str) -> None:
-    square = count is None or math.isqrt(count) ** 2 == count
+    square = count is None or (count > 0 and math.isqrt(count) ** 2 == count)
     if not square or (None not in (classes, count) and classes**2 != count):  # type: ignore[operator]
         wanted = "a square number of" if classes is None else f"{classes} x {classes}"
         raise layer.error(field, f"the infogain matrix needs {wanted} elements, it has {count}")
@@ -212,16 +218,29 @@ def _stored_matrix(layer: Layer) -> Any:
     p = layer.infogain_loss_param
     if not p.has("source"):
         raise layer.error("infogain_loss_param", "the matrix is missing: a third bottom, or source")
-    if not layer.net.source.file:
+    path = _beside_net(layer, p.source)
+    try:
+        return read_blob_file(path, most=MOST_BYTES).array
+    except InputError as error:
+        found = error.problems[0]
+        hint = found.hint or "compute it as Caffe does: a BlobProto of classes x classes"
+        raise layer.error(
+            "source", f"{p.source!r} cannot be read: {found.message}", hint=hint
+        ) from None
+
+
+def _beside_net(layer: Layer, source: str) -> Path:
+    """The file called `source` in the folder of the net or below it, links followed."""
+    if layer.net.source.file in ("", STREAM):
         raise layer.error("source", "a net that is no file has no folder to find source in")
     folder = Path(layer.net.source.file).parent.resolve()
     try:
-        path = Path(folder, p.source).resolve()
-        if not path.is_relative_to(folder):
-            raise layer.error("source", f"'{p.source}' lies outside the folder of the net")
-        return read_blob_file(path).array
-    except ValueError as error:
-        raise layer.error("source", f"'{p.source}' is no name of a file: {error}") from None
+        path = Path(folder, source).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise layer.error("source", f"{source!r} is no name of a file: {error}") from None
+    if not path.is_relative_to(folder):
+        raise layer.error("source", f"{source!r} lies outside the folder of the net")
+    return path
 
 
 def _normalized(
