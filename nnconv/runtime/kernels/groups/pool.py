@@ -47,7 +47,6 @@ class ElementPool(_ByElement):
     average: bool = False
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
-    lowest: float = -math.inf
 
     @property
     def _made(self) -> Array:
@@ -63,7 +62,7 @@ class ElementPool(_ByElement):
 
     def describe(self, k: Printer) -> None:
         image, channel, row, column = k.ids
-        best = k.register(k.constant(0.0 if self.average else self.lowest), "best")
+        best = k.register(k.constant(0.0 if self.average else LOWEST), "best")
         for cell in window_cells(k, self.window, self.x, self.y, (row, column)):
             value = k.scalar("x", self.x.at(image, channel, *cell))
             best.value = best.value + value if self.average else k.max(value, best.value)
