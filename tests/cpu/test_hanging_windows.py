@@ -40,9 +40,7 @@ CONVOLUTIONS: list[tuple[Sizes, Sizes, Sizes, Sizes, Sizes]] = [
 def written_out(x: Array, w: Array, strides: Sizes, dilations: Sizes, pads: Sizes) -> Array:
     """The sum over the cells of each window that lie in x; int() cuts towards zero."""
     rank = x.ndim - 2
-    axes = zip(
-        x.shape[2:], w.shape[2:], strides, dilations, pads[:rank], pads[rank:], strict=True
-    )
+    axes = zip(x.shape[2:], w.shape[2:], strides, dilations, pads[:rank], pads[rank:], strict=True)
     out = [int((n + a + b - (d * (k - 1) + 1)) / s) + 1 for n, k, s, d, a, b in axes]
     y = np.zeros((x.shape[0], w.shape[0], *out))
     for place in np.ndindex(*out):

@@ -30,7 +30,7 @@ from tests.cpu.test_order import in_onnxruntime, one_node
 def test_a_hanging_convolution_and_its_gradients(case: Any, device: OpenCLDevice) -> None:
     graph, y, moving, feeds = convolution(case, stored=False)
     want = written_out(feeds["x"], feeds["w"], *case[2:])
-    feeds["dy"] = np.random.default_rng(4).standard_normal(want.shape).astype(np.float32)
+    feeds["dy"] = np.random.default_rng(4).standard_normal(want.shape, np.float32)
     slope = graph.add_input("dy", DType.FLOAT32, want.shape)
     graph.outputs = [y, *gradients(graph, {y: slope}, moving).values()]
     model = Model(graph=graph)

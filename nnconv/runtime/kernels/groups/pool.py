@@ -6,7 +6,6 @@ gradients, are samples/pool.py's.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
