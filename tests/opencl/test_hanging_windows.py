@@ -30,8 +30,9 @@ from tests.cpu.test_order import in_onnxruntime, one_node
 def test_a_hanging_convolution_and_its_gradients(case: Any, device: OpenCLDevice) -> None:
     graph, y, moving, feeds = convolution(case, stored=False)
     want = written_out(feeds["x"], feeds["w"], *case[2:])
-    feeds["dy"] = np.random.default_rng(4).standard_normal(want.shape, np.float32)
-    slope = graph.add_input("dy", DType.FLOAT32, want.shape)
+    sizes: tuple[int, ...] = want.shape
+    feeds["dy"] = np.random.default_rng(4).standard_normal(sizes).astype(np.float32)
+    slope = graph.add_input("dy", DType.FLOAT32, sizes)
     graph.outputs = [y, *gradients(graph, {y: slope}, moving).values()]
     model = Model(graph=graph)
     got, *slopes = compile_model(model, device=device).run(feeds).values()
