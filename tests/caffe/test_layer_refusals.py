@@ -45,6 +45,8 @@ REFUSED = {
     'type: "SPP" bottom: "x" top: "t"': "pyramid_height must be 1 to 16",
     'type: "SPP" bottom: "x" top: "t" spp_param { pyramid_height: 3 }': "cut into 4 bins",
     'type: "SPP" bottom: "x" top: "t" spp_param { pyramid_height: 1 pool: STOCHASTIC }': "pyramid",
+    'type: "Pooling" bottom: "x" top: "t" '
+    "pooling_param { kernel_size: 6 stride: 2 round_mode: FLOOR }": "nothing is left",
     'type: "Im2col" bottom: "y" top: "t" convolution_param { kernel_size: 1 }': "no axes to move",
     'type: "Im2col" bottom: "x" top: "t" convolution_param { kernel_size: 9999 }': "4096 taps",
     'type: "LSTM" bottom: "x" bottom: "cont" top: "t"': "num_output must be 1",

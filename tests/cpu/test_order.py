@@ -204,7 +204,7 @@ def test_caffes_mask_counts_within_the_plane(
     )  # fmt: skip
     y, places = graph.emit("MaxPool", source, outputs=2, **settings)
     plane = graph.constant(np.int64(shape[2] * shape[3]))
-    mask = graph.emit("Cast", graph.emit("Mod", places, plane), to=int(DType.FLOAT32))
+    mask = graph.emit("Cast", graph.emit("Mod", places, plane, fmod=1), to=int(DType.FLOAT32))
     graph.outputs = [y + 1, graph.emit("Neg", mask)]
     best, where = in_onnxruntime("MaxPool", x, 2, **settings)
     want = [best + 1, -(where % (shape[2] * shape[3])).astype(np.float32)]

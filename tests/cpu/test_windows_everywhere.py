@@ -91,7 +91,8 @@ def fits(w: dict[str, Any]) -> bool:
     rank = len(w["cells"])
     ends = [a + b for a, b in zip(w["pads"][:rank], w["pads"][rank:], strict=True)]
     reach = [(k - 1) * d + 1 for k, d in zip(w["kernel"], w["dilations"], strict=True)]
-    return all(n + e >= r for n, e, r in zip(w["cells"], ends, reach, strict=True))
+    hanging = zip(w["cells"], ends, reach, w["strides"], strict=True)
+    return all(r - n - e < s for n, e, r, s in hanging)
 
 
 @some

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from nnconv.converter.caffe.reader import import_caffe
 from nnconv.converter.onnx.legal import opsets
 from nnconv.converter.onnx.reader import import_onnx
 from nnconv.converter.onnx.writer import export_onnx
@@ -18,6 +19,7 @@ from nnconv.runtime.executor import compile_model
 from nnconv.schemas.errors import InputError, UnsupportedError
 from nnconv.schemas.graph import Graph, Model, Preprocessing, State
 from nnconv.schemas.types import DType
+from tests.cpu.test_hanging_windows import written_out
 from tests.golden import harness
 from tests.golden.test_models_forward import MODELS, Published, assert_near, outputs, thinned
 from tests.onnx.support import Array, cases, run, stored_model, worst
@@ -242,3 +244,33 @@ def test_what_stops_gradients_is_left_out_with_a_word(tmp_path: Path) -> None:
     report = export_onnx(Model(graph), tmp_path / "net.onnx")
     assert "where gradients stop is not written" in str(report)
     np.testing.assert_array_equal(run(tmp_path / "net.onnx", {"x": x})["y"], x)
+
+
+HANGING = b"""
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [2, 3, 2, 6] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "y" convolution_param {
+    num_output: 4 kernel_size: 3 stride: 2 bias_term: false weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.mark.parametrize("size", [(2, 6), (3, 2), (4, 7), (6, 5)])
+def test_caffes_windows_that_hang_over_are_computed_at_any_size(size: tuple[int, int]) -> None:
+    model, random = import_caffe(HANGING), np.random.default_rng(0)
+    weights = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    harness.set_parameters(model, dict.fromkeys(model.graph.parameters, weights))
+    x = random.standard_normal((2, 3, *size)).astype(np.float32)
+    (got,) = compile_model(model, device="cpu").run({"x": x}).values()
+    want = written_out(x, weights, (2, 2), (1, 1), (0,) * 4)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_that_hangs_over_is_padded_for_onnx_runtime(tmp_path: Path) -> None:
+    model, random = import_caffe(HANGING), np.random.default_rng(0)
+    weights = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    harness.set_parameters(model, dict.fromkeys(model.graph.parameters, weights))
+    export_onnx(model, tmp_path / "net.onnx")
+    x = random.standard_normal((2, 3, 2, 6)).astype(np.float32)
+    (got,) = run(tmp_path / "net.onnx", {"x": x}).values()
+    want = written_out(x, weights, (2, 2), (1, 1), (0,) * 4)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

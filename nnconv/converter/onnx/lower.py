@@ -8,7 +8,8 @@ done here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def lowered(model: Model, report: Report) -> Graph:
             )
     _fold(graph, before)
     _remove_dead(graph, unused)
+    _pad_hanging(graph)
     return graph
 
 
@@ -94,6 +96,32 @@ def _fix_sizes(graph: Graph, stuck: Node, report: Report) -> None:
 
 def _label(node: Node) -> str:
     return f"{node.op.removeprefix(_OWN)} '{node.output.name}'"
+
+
+def _pad_hanging(graph: Graph) -> None:
+    """More padding behind where a convolution's window hangs over the padded input by less than its
+    stride, at the sizes that the model names: onnx infers one cell, ONNX Runtime refuses."""
+    for node in graph.nodes:
+        if node.op != "Conv" or node.auto_pad != "NOTSET":
+            continue
+        shapes = [node.required(i).shape for i in (0, 1)]
+        if any(s is None or {*chain(*map(names, s))} - graph.sizes.keys() for s in shapes):
+            continue
+        data, weights = (evaluate_shape(s or (), graph.sizes) for s in shapes)
+        pads = _enough(node, data[2:], weights[2:])
+        if any(pads):
+            node.attributes["pads"] = pads
+
+
+def _enough(node: Node, cells: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """A convolution's pads with what its windows lack behind."""
+    one = (1,) * len(cells)
+    pads = list(node.pads or [0] * (2 * len(cells)))
+    axes = zip(cells, kernel, node.strides or one, node.dilations or one, strict=True)
+    for behind, (n, k, s, d) in enumerate(axes, len(cells)):
+        lack = (k - 1) * d + 1 - n - pads[behind - len(cells)] - pads[behind]
+        pads[behind] += lack if 0 < lack < s else 0
+    return tuple(pads)
 
 
 # --- arithmetic on stored values ------------------------------------------------------------------

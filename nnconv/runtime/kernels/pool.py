@@ -8,7 +8,6 @@ window may hang over the padded image, which clipping covers too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,8 +42,9 @@ class Pool(Kernel):
     """y = largest or mean element of each window of x, both blocked with equal lanes.
 
     `average` with `include_pad` divides by the window's extent inside the padded image (`pad_end`
-    is the padding at the bottom and right); without it, by the extent inside the image itself. The
-    maximum is never below `lowest`, which is that of a window wholly outside.
+    is the padding at the bottom and right); without it, by the extent inside the image itself. A
+    maximum starts from -FLT_MAX, as Caffe's: that is what a window gives that holds nothing but NaN
+    and -inf, or lies wholly outside.
     """
 
     family: ClassVar[str] = "pool"
@@ -55,7 +55,6 @@ class Pool(Kernel):
     average: bool = False
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
-    lowest: float = -math.inf
 
     @property
     def lanes(self) -> int:
@@ -122,7 +121,7 @@ class Pool(Kernel):
         return min(self.window.size[1], -(-room // self.window.dilation[1]))
 
     def _window(self, k: Printer, corner: Index, inside: Bounds, taps: range) -> Value:
-        neutral = k.constant(0.0 if self.average else self.lowest)
+        neutral = k.constant(0.0 if self.average else LOWEST)
         total = k.register(neutral, "total")
         step = self.window.dilation[1] * self.x.column
         with k.loop(inside[1], start=inside[0], name="kh") as kh:

@@ -73,7 +73,9 @@ def _with(
     if constant is None:
         return None
     if plane:
-        whole = reader.op == "Mod" and reader.required(0) is found.end and constant == plane
+        # C's remainder keeps the -1 of a window without a maximum; Python's makes it plane - 1
+        whole = reader.op == "Mod" and reader.fmod and reader.required(0) is found.end
+        whole = whole and constant == plane
         return replace(longer, within=True) if whole else None
     numbers = _changed(found.numbers, reader, found.end, constant)
     if numbers is None:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nnconv.runtime.kernels.groups.pool import PlacedPool
-from nnconv.runtime.kernels.pool import LOWEST, Places, Pool, global_pool
+from nnconv.runtime.kernels.pool import Places, Pool, global_pool
 from nnconv.runtime.kernels.samples.pool import SampleMaxPool
 from nnconv.runtime.lowering.claims import Claim, Read, Scope, lowers, lowers_whole, sizes
 from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
@@ -29,12 +29,11 @@ def pool(node: Node, scope: Scope) -> Claim | None:
     if passes is None or len(node.outputs) > 1:
         return None
     lanes, (average, include_pad) = scope.lanewise(x), averaging(node)
-    lowest = lowest_of(node)
 
     def emit(builder: Builder) -> str:
         for stage in stages(builder, passes, builder.read(x, lanes), builder.write(y)):
             step = stage.step
-            kernel = Pool(stage.x, stage.y, step.window, average, include_pad, step.ends, lowest)
+            kernel = Pool(stage.x, stage.y, step.window, average, include_pad, step.ends)
             builder.job(kernel, stage.source, stage.goal)
         return "average pool" if average else "max pool"
 
@@ -88,11 +87,6 @@ def averaging(node: Node) -> tuple[bool, bool]:
         return bool(node.mode == "AVE"), True
     average = node.op == "AveragePool"
     return average, bool(average and node.count_include_pad)
-
-
-def lowest_of(node: Node) -> float:
-    """What a maximum starts from: Caffe's windows may hold nothing else."""
-    return LOWEST if node.op == "nnconv.Pool" else -math.inf
 
 
 @lowers("GlobalAveragePool", "ReduceMean")

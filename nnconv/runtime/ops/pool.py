@@ -40,10 +40,12 @@ def max_pool(
     storage_order: int,
     outputs: int,
 ) -> Array | tuple[Array, Array]:
-    """The largest cell of each window; padding never wins, NaN only in a window of nothing else.
+    """The largest cell of each window; padding, NaN and -inf never win.
 
     x [N,C,*in] -> [N,C,*out], and where asked for the flat index into x of each (int64); ties go
-    to the first cell in row-major order.
+    to the first cell in row-major order. A window where nothing wins gives the least finite number
+    and the index -1, as in Caffe's pooling_layer.cpp. So does ONNX Runtime over one axis; elsewhere
+    its answer depends on strides and channels (NaN or -inf too), and it has no index -1.
     """
     where = windows.over(x.shape[2:], ceil_mode=ceil_mode)
     y = _maximum(x, where)
@@ -65,16 +67,18 @@ def _maximum(x: Array, where: Geometry, lowest: float | None = None) -> Array:
 
 
 def _flat_index(x: Array, y: Array, where: Geometry, storage_order: int) -> Array:
-    """For each window the index in x of the first cell that equals its maximum."""
+    """For each window the index in x of the first cell that equals its maximum; -1 where no number
+    is above the least finite one, from which kernels start too."""
     sizes = x.shape[2:]
     order = "F" if storage_order else "C"
     numbers = np.arange(math.prod(sizes), dtype=np.int64).reshape(sizes, order=order)  # type: ignore[call-overload]
     numbers = padded(numbers[None, None], where, -1)
     cells = padded(x, where, np.nan if x.dtype.kind == "f" else 0)
+    wins = y > np.finfo(y.dtype).min if y.dtype.kind == "f" else np.True_
     found = np.full(y.shape, -1, np.int64)
     for position in np.ndindex(*where.kernel):
         number = shifted(numbers, where, position)
-        first = (found < 0) & (number >= 0) & (shifted(cells, where, position) == y)
+        first = wins & (found < 0) & (number >= 0) & (shifted(cells, where, position) == y)
         np.copyto(found, number, where=first)
     planes = np.arange(math.prod(x.shape[:2]), dtype=np.int64).reshape(
         *x.shape[:2], *(1,) * len(sizes)

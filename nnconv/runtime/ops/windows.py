@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nnconv.schemas.types import Array
 
 
+SAME = ("SAME_UPPER", "SAME_LOWER")
+
+
 class Geometry(NamedTuple):
     """Where windows lie, one entry a spatial axis."""
 
@@ -65,7 +68,11 @@ def geometry(
 ) -> Geometry:
     """Window geometry as ONNX defines it for Conv and the pools (opset 22).
 
-    With `ceil_mode` the last window is dropped when it would start in the padding at the end.
+    Divisions are C's, towards zero, as in onnx's shape inference (convPoolShapeInference), ONNX
+    Runtime's pools and Caffe's conv_layer.cpp: a window larger than the padded axis by less than
+    the stride has one place, and hangs over the end (a convolution reads zeros there). A larger one
+    raises InputError. With `ceil_mode` the last window is dropped when it would start in the
+    padding at the end.
     """
     rank = len(sizes)
     kernel = tuple(kernel)
@@ -79,11 +86,17 @@ def geometry(
     begins, ends = _padding(sizes, kernel, strides, pads, dilations, auto_pad)
     out = []
     for n, k, s, d, begin, end in zip(sizes, kernel, strides, dilations, begins, ends, strict=True):
-        room = n + begin + end - ((k - 1) * d + 1)
-        steps = -(-room // s) if ceil_mode else room // s
+        extent = (k - 1) * d + 1
+        room = n + begin + end - extent
+        steps = -(-room // s) if ceil_mode or room < 0 else room // s
         if ceil_mode and steps * s >= n + begin:
             steps -= 1
-        out.append(max(steps + 1, 0))
+        if steps < 0 and auto_pad not in SAME:
+            raise InputError(
+                f"a window of {extent} does not fit into {n} with padding {begin} + {end}",
+                hint="is the input too small for this net?",
+            )
+        out.append(-(-n // s) if auto_pad in SAME else steps + 1)
     return Geometry(kernel, strides, dilations, begins, ends, tuple(out))
 
 
@@ -96,7 +109,7 @@ def _padding(
     auto_pad: str,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     rank = len(sizes)
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+    if auto_pad in SAME:
         cells = zip(sizes, kernel, strides, dilations, strict=True)
         totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in cells]
         small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)

@@ -21,7 +21,7 @@ def pool(node: Node) -> Result:
     x = node.required(0)
     data = need_rank(x, 2)
     found = windows(node, data[2:], _kernel(node))
-    result = (*data[:2], *positions(node, found, "ceil" if node.ceil_mode else "floor"))
+    result = (*data[:2], *positions(node, found, "ceil" if node.ceil_mode else "truncated"))
     return [(x.dtype, result), (DType.INT64, result)]
 
 

@@ -163,10 +163,12 @@ class Window:
         return self.size + self.before + self.after - self.extent
 
     def truncated(self) -> Dim:
-        """Positions as C's integer division counts them (Caffe's convolution, onnx's inference)."""
+        """Positions as C's integer division counts them (Caffe's convolution, onnx's inference,
+        ONNX Runtime's pools): one where the window hangs over by less than the stride."""
         return truncate_div(self.slack, self.stride) + 1
 
     def floor(self) -> Dim:
+        """Positions rounded down (Caffe's pooling)."""
         return self.slack // self.stride + 1
 
     def raised(self) -> Dim:

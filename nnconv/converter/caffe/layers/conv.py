@@ -181,13 +181,12 @@ def _around(
 
 
 def _convolve(layer: Layer, x: Value, w: Value, b: Value | None, windows: Windows) -> Value:
-    after = _pad_after(layer.shape(x)[2:], windows)
-    return layer.emit("Conv", x, w, b, **_attributes(layer, windows), pads=(*windows.pad, *after))
+    return layer.emit("Conv", x, w, b, **_attributes(layer, windows), pads=windows.pad * 2)
 
 
 def _pad_after(sizes: Sizes, windows: Windows) -> list[int]:
     """The padding behind each axis. Caffe's division truncates, so a kernel that exceeds the padded
-    input by less than the stride still gives one output; ONNX says so only with more padding
+    input by less than the stride still gives one output; slices say so only with more padding
     behind, chosen for the source's own size."""
     after = []
     for size, extent, stride, pad in zip(

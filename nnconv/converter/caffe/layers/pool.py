@@ -35,6 +35,8 @@ def read_pooling(layer: Layer, x: Value) -> Any:
         _check_global(layer, p, stride, pad)
         return _global(layer, x)
     window = Window(_kernel(layer, p), stride, pad)
+    if p.round_mode == "FLOOR":
+        _check_floor(layer, x, window)
     if any(pad) and p.pool not in OPERATORS:
         raise layer.error("pad", f"{p.pool} pooling takes no padding")
     for side, extent in zip(pad, window.kernel, strict=True):
@@ -45,6 +47,18 @@ def read_pooling(layer: Layer, x: Value) -> Any:
     if p.pool == "STOCHASTIC":
         return _stochastic(layer, x, window)
     return _windows(layer, x, window)
+
+
+def _check_floor(layer: Layer, x: Value, window: Window) -> None:
+    """Pooling rounds down, ONNX's pools towards zero: of a window that exceeds the padded plane
+    Caffe makes nothing, they would make one cell."""
+    for size, kernel, pad in zip(layer.shape(x)[2:], window.kernel, window.pad, strict=True):
+        if isinstance(size, int) and kernel > size + 2 * pad:
+            raise layer.error(
+                "kernel_size",
+                f"nothing is left of the input (size {size}, kernel {kernel}, pad {pad})",
+                hint="is the input too small for this net?",
+            )
 
 
 def _stochastic(layer: Layer, x: Value, window: Window) -> Value:
@@ -148,7 +162,7 @@ def _windows(layer: Layer, x: Value, window: Window) -> Any:
     y, indices = layer.graph.emit("MaxPool", x, outputs=2, **attributes)
     # ONNX counts through the whole tensor, Caffe within the plane
     plane = layer.emit("ReduceProd", layer.emit("Shape", x, start=2), keepdims=0)
-    within = layer.emit("Mod", indices, plane)
+    within = layer.emit("Mod", indices, plane, fmod=1)  # which keeps -1, where nothing is largest
     return y, layer.emit("Cast", within, to=int(DType.FLOAT32))
 
 

@@ -6,7 +6,6 @@ gradients, are samples/pool.py's.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,7 +46,6 @@ class ElementPool(_ByElement):
     average: bool = False
     include_pad: bool = False
     pad_end: tuple[int, int] = (0, 0)
-    lowest: float = -math.inf
 
     @property
     def _made(self) -> Array:
@@ -63,7 +61,7 @@ class ElementPool(_ByElement):
 
     def describe(self, k: Printer) -> None:
         image, channel, row, column = k.ids
-        best = k.register(k.constant(0.0 if self.average else self.lowest), "best")
+        best = k.register(k.constant(0.0 if self.average else LOWEST), "best")
         for cell in window_cells(k, self.window, self.x, self.y, (row, column)):
             value = k.scalar("x", self.x.at(image, channel, *cell))
             best.value = best.value + value if self.average else k.max(value, best.value)

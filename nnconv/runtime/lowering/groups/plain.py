@@ -17,7 +17,7 @@ from nnconv.runtime.lowering.gradients.conv import plain, plain_reads
 from nnconv.runtime.lowering.gradients.pool import pool_window, remembered
 from nnconv.runtime.lowering.groups.products import groups_of, on_cards
 from nnconv.runtime.lowering.layout import Operand, is_float
-from nnconv.runtime.lowering.pool import averaging, lowest_of
+from nnconv.runtime.lowering.pool import averaging
 from nnconv.runtime.lowering.squares import is_whole
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def pool(node: Node, scope: Scope) -> Claim | None:
 
     def emit(builder: Builder) -> str:
         source, made = plain(builder, x), builder.write(y)
-        kernel = ElementPool(
-            source.view, made.view, window, average, include_pad, ends, lowest_of(node)
-        )
+        kernel = ElementPool(source.view, made.view, window, average, include_pad, ends)
         builder.job(kernel, source, made)
         return "average pool" if kernel.average else "max pool"
 
