@@ -132,7 +132,7 @@ def _title(summary: Summary) -> str:
 
 
 def _describe(tensor: Tensor) -> str:
-    shape = "?" if tensor.shape is None else "x".join(tensor.shape) or "scalar"
+    shape = "?" if tensor.shape is None else "x".join(map(_size, tensor.shape)) or "scalar"
     return f"{tensor.name}: {tensor.dtype} {shape}"
 
 
@@ -163,7 +163,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _size(dim: int | str) -> str:
-    """A size for a column; long formulas would push all others out of sight."""
+    """A size as people read it; long formulas (in --json) would push all else out of sight."""
     text = str(dim)
     return text if len(text) <= _LONGEST_FORMULA else "?"
 

@@ -154,6 +154,7 @@ def test_a_model_of_open_sizes_is_listed_with_their_names(nnconv: CommandLine) -
     first = next(line for line in shown.out.splitlines() if " Conv " in line)
     assert "batchx16x(height + 1)//2x(width + 1)//2" in first
     assert first.split().count("?") == 2  # multiply-adds and memory
+    assert "  output cls_8: float32 batchx?x1" in shown.out.splitlines()
     assert shown.out.splitlines()[-1] == (
         "open: batch, height, width; give numbers for ?: --input-shape input:?,3,?,?"
     )
