@@ -115,10 +115,11 @@ def test_a_global_pool_takes_the_whole_image(target: Target) -> None:
         close(read(y, memory)[:, :, 0, 0], want.astype(np.float64), rel=1e-6)
 
 
-def test_a_maximum_keeps_infinities(target: Target) -> None:
+def test_a_maximum_keeps_infinity_and_is_at_least_the_lowest_number(target: Target) -> None:
     x, y = Array.dense(1, 4, 4, 4, target.lanes), Array.dense(1, 4, 2, 2, target.lanes)
     values = np.full((1, 4, 4, 4), -np.inf, np.float32)
     values[0, 0, 3, 3] = np.inf
     memory = memory_of(y)
     run(Pool(x, y, Window((2, 2), (2, 2))), target, memory_of(x, values), memory)
-    assert read(y, memory)[0, 0].tolist() == [[-np.inf, -np.inf], [-np.inf, np.inf]]
+    lowest = float(np.finfo(np.float32).min)  # Caffe's -FLT_MAX
+    assert read(y, memory)[0, 0].tolist() == [[lowest, lowest], [lowest, np.inf]]
