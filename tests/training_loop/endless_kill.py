@@ -29,7 +29,7 @@ def session(folder: Path, solver: str, device: str) -> Session:
         return reopen(folder, clusters())
     settings = Settings(
         solver=solver, solver_settings={"lr": 0.01, "policy": "step", "stepsize": 7},
-        epochs=20, batch=8, val=0.2, seed=3, device=device, every=2, report=3,
+        epochs=60, batch=8, val=0.2, seed=3, device=device, every=2, report=3,
     )  # fmt: skip
     begun = Session(tiny_net(), clusters(), settings, folder)
     begun.begin()
